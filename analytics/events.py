@@ -1,0 +1,103 @@
+"""The event: one flat, append-only record of something that happened. The schema of the log and of the warehouse."""
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import IntFlag
+from uuid import UUID
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+GATEWAY_KINDS = frozenset({"exposure", "generation", "image", "control"})
+FEEDBACK_KINDS = frozenset({"view", "click", "like", "share", "dislike", "report", "convert", "preference"})
+
+
+class Flag(IntFlag):
+    """Suspicions about an event. An event is flagged, never silently dropped."""
+
+    BOT_USER_AGENT = 1
+    CLOCK_AHEAD = 2
+    UNKNOWN_GENERATION = 4
+    TOKEN_EXPIRED = 8
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One event (design §3.4). Times are UTC. `unit` is who is randomised; `propensity` the probability that `arm` had.
+
+    Kind `generation` is one request (`grid` pictures, `status` ok or failed); kind `image` is one picture of it at
+    `position`; kind `exposure` is the first time an assignment could have changed what the unit saw; kind `control`
+    is a change of an experiment by a person or a policy (attributes: action, who, why, and what changed, as JSON).
+    For `preference`, `image_id` is the winner's, attribute `loser` the other's, and `value` 1, or 0.5 for a tie.
+    """
+
+    event_id: UUID
+    kind: str
+    occurred_at: datetime
+    received_at: datetime
+    route: str = ""
+    experiment: str = ""
+    arm: str = ""
+    variant_digest: str = ""
+    unit: str = ""
+    propensity: float | None = None
+    generation_id: UUID | None = None
+    image_id: UUID | None = None
+    position: int | None = None
+    grid: int | None = None
+    value: float | None = None
+    flags: int = 0
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
+    prompt: str = ""
+    seed: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    queue_ms: float | None = None
+    service_ms: float | None = None
+    status: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+
+def encode(event: Event) -> bytes:
+    """JSON, as on the wire and in the log."""
+    return msgspec.json.encode(event)
+
+
+def decode(data: bytes) -> Event:
+    """Read one event of any released schema version. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=Event)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def new_id() -> UUID:
+    """A UUIDv7 (RFC 9562 §5.7): 48 bits of milliseconds, then random bits."""
+    return _version_7(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def derived_id(at: datetime, *parts: str) -> UUID:
+    """A UUIDv7 with the milliseconds of `at` and the hash of `parts`: a retry makes the same id."""
+    return _version_7(int(at.timestamp() * 1000), hashlib.sha256("\x1f".join(parts).encode()).digest()[:10])
+
+
+def time_of(event_id: UUID) -> datetime | None:
+    """When a UUIDv7 was minted; None for any other version."""
+    return datetime.fromtimestamp((event_id.int >> 80) / 1000, UTC) if event_id.version == 7 else None
+
+
+def _version_7(milliseconds: int, tail: bytes) -> UUID:
+    random_bits = int.from_bytes(tail, "big")
+    value = (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (random_bits >> 62 & 0xFFF) << 64 | 0b10 << 62 | random_bits & ((1 << 62) - 1)
+    return UUID(int=value)
+
+
+def control_event(experiment: str, route: str, action: str, who: str, why: str, changed: Mapping[str, object]) -> Event:
+    """What a person or a policy did to an experiment."""
+    now = utc_now()
+    attributes = {"action": action, "who": who, "why": why, "changed": msgspec.json.encode(changed).decode()}
+    return Event(event_id=new_id(), kind="control", occurred_at=now, received_at=now, route=route, experiment=experiment, attributes=attributes)

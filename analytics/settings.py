@@ -1,0 +1,195 @@
+"""Reads `salon.toml`: tables with environment overrides, and errors that name the line, the value and the nearest name."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
+
+SECTIONS = ("gateway", "events", "warehouse", "images", "registry", "engines", "variants", "routes", "metrics", "experiments", "finetune")
+T = TypeVar("T")
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong. The text names file, line, key, value and the fix."""
+
+
+class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[events]`: where the log is."""
+
+    log: str = "local:var/events"
+
+
+class WarehouseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[warehouse]`: where reports are read from."""
+
+    url: str = "chdb://var/warehouse"
+
+
+class AnalyticsSettings(msgspec.Struct, frozen=True):
+    """The sections that sink and reports need."""
+
+    events: EventsSection
+    warehouse: WarehouseSection
+    metrics: dict[str, Metric]
+    experiments: dict[str, Experiment]
+    folder: Path
+
+
+class Document:
+    """A parsed `salon.toml` with `$SALON_SECTION__KEY` overrides applied."""
+
+    def __init__(self, path: Path | None, text: str, environ: Mapping[str, str]) -> None:
+        self.path, self._text = path, text
+        self.folder = path.parent.resolve() if path else Path.cwd()
+        try:
+            self.tables: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"{path}: {error}") from None
+        self._override(environ)
+        self.check_names((), self.tables, SECTIONS)
+
+    @classmethod
+    def read(cls, path: Path | None, environ: Mapping[str, str] | None = None) -> "Document":
+        """Read `path`; None means `$SALON_CONFIG`, else `salon.toml` when there is one, else defaults. Raises SettingsError."""
+        environ = os.environ if environ is None else environ
+        named = path or (Path(environ["SALON_CONFIG"]) if environ.get("SALON_CONFIG") else None)
+        chosen = named or Path("salon.toml")
+        if named is None and not chosen.exists():
+            return cls(None, "", environ)
+        try:
+            return cls(chosen, chosen.read_text("utf-8"), environ)
+        except OSError as error:
+            raise SettingsError(f"{chosen}: cannot be read ({error.strerror}); name another file with --config") from None
+
+    def _override(self, environ: Mapping[str, str]) -> None:
+        for name, value in environ.items():
+            keys = name.removeprefix("SALON_").lower().split("__")
+            if not name.startswith("SALON_") or len(keys) < 2 or not all(keys):
+                continue
+            table = self.tables
+            for key in keys[:-1]:
+                table = table.setdefault(_as_written(key, table), {})
+                if not isinstance(table, dict):
+                    raise SettingsError(f"${name}: {key} is a value, not a table")
+            try:
+                table[_as_written(keys[-1], table)] = tomllib.loads(f"value = {value}")["value"]
+            except tomllib.TOMLDecodeError:
+                table[_as_written(keys[-1], table)] = value
+
+    def where(self, keys: Iterable[str]) -> str:
+        """`salon.toml:41: experiments.vivid.arms`: the best line for a key path."""
+        keys = tuple(keys)
+        return f"{self.path or 'defaults'}:{_line(self._text, keys)}: {'.'.join(keys)}"
+
+    def wrong(self, keys: Iterable[str], reason: str) -> SettingsError:
+        """The error to raise for what stands at `keys`."""
+        return SettingsError(f"{self.where(keys)}: {reason}")
+
+    def check_names(self, keys: tuple[str, ...], names: Iterable[str], known: Iterable[str]) -> None:
+        """Raise SettingsError for the first of `names` that is not known, with the nearest that is."""
+        known = tuple(known)
+        for name in names:
+            if name not in known:
+                raise self.wrong((*keys, name), f"unknown name {name!r}; {nearest(name, known)}")
+
+    def section(self, name: str, into: type[T]) -> T:
+        """`[name]` as a struct."""
+        return self.convert((name,), self.tables.get(name, {}), into)
+
+    def named(self, name: str, into: type[T]) -> dict[str, T]:
+        """Every `[name.KEY]` as a struct."""
+        table = self.tables.get(name, {})
+        if not isinstance(table, dict):
+            raise self.wrong((name,), f"is {table!r}; write [{name}.NAME] tables")
+        return {key: self.convert((name, key), value, into) for key, value in table.items()}
+
+    def convert(self, keys: tuple[str, ...], value: object, into: type[T]) -> T:
+        """Check `value` against a struct. Raises SettingsError."""
+        if isinstance(value, dict):
+            self.check_names(keys, value, (f.encode_name for f in msgspec.structs.fields(into)))
+        try:
+            return msgspec.convert(value, into)
+        except msgspec.ValidationError as error:
+            text, _, at = str(error).partition(" - at `$")
+            inner = tuple(part for part in re.split(r"[.\[\]]+", at.rstrip("`")) if part and part != "...")
+            raise self.wrong((*keys, *inner), f"{_value_at(value, inner)}{text}") from None
+
+    def resolve(self, url: str) -> str:
+        """Make the path in a `local:`, `file://` or `chdb://` URL, or a bare path, absolute from the file's folder."""
+        for scheme in ("local:", "file://", "chdb://"):
+            if url.startswith(scheme):
+                return scheme + str(self.folder / url.removeprefix(scheme))
+        return url if ":" in url else str(self.folder / url)
+
+
+def analytics_settings(document: Document) -> AnalyticsSettings:
+    """The sections of events, warehouse, metrics and experiments, checked against each other."""
+    metrics, experiments = document.named("metrics", Metric), document.named("experiments", Experiment)
+    for name, experiment in experiments.items():
+        keys = ("experiments", name)
+        known = (*metrics, *BUILT_IN_METRICS)
+        document.check_names((*keys, "primary"), [experiment.primary], metrics)
+        document.check_names((*keys, "secondary"), experiment.secondary, known)
+        document.check_names((*keys, "guardrails"), experiment.guardrails, known)
+    events, warehouse = document.section("events", EventsSection), document.section("warehouse", WarehouseSection)
+    return AnalyticsSettings(
+        events=EventsSection(document.resolve(events.log)),
+        warehouse=WarehouseSection(document.resolve(warehouse.url)),
+        metrics=metrics,
+        experiments=experiments,
+        folder=document.folder,
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'?`, or the list of what there is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def _as_written(key: str, table: Mapping[str, Any]) -> str:
+    folded = {k.lower().replace("-", "_"): k for k in table}
+    return folded.get(key, key)
+
+
+def _value_at(value: object, keys: tuple[str, ...]) -> str:
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            return ""
+        value = value[key]
+    return "" if isinstance(value, dict) else f"{value!r}: "
+
+
+def _line(text: str, keys: tuple[str, ...]) -> int:
+    """The line of the deepest table header or key of `keys` that can be found; 1 when none is."""
+    best, depth = 1, 0
+    header: tuple[str, ...] = ()
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if match := re.match(r"\[+([^\]]+)\]+", line):
+            header = tuple(part.strip().strip("\"'") for part in match[1].split("."))
+            here = header
+        elif match := re.match(r"([A-Za-z0-9_.\"'\-]+)\s*=", line):
+            here = (*header, *(part.strip("\"'") for part in match[1].split(".")))
+        else:
+            continue
+        shared = sum(1 for _ in _common(here, keys))
+        if shared == len(here) and shared > depth:
+            best, depth = number, shared
+    return best
+
+
+def _common(a: tuple[str, ...], b: tuple[str, ...]) -> Iterable[str]:
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            return
+        yield x
+

@@ -1,0 +1,1 @@
+"""The HTTP edge: who asks, which arm, which images, what people did."""

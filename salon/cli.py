@@ -1,0 +1,56 @@
+"""The front door of the `salon` command: finds the command's room by its entry point and enters only that room."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from salon import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 ok, 1 failed, 2 wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = {e.name: e for e in entry_points(group="salon.commands")}
+    if not argv or argv[0] in {"-h", "--help", "help"}:
+        print(_overview(sorted(commands)))
+        return 0
+    if argv[0] in {"-V", "--version"}:
+        print(f"salon {__version__}")
+        return 0
+    if argv[0] not in commands:
+        from analytics.settings import nearest
+
+        print(f"salon: unknown command {argv[0]!r}; {nearest(argv[0], commands)}", file=sys.stderr)
+        return 2
+    try:
+        command = commands[argv[0]].load()
+    except ModuleNotFoundError as error:
+        print(f"salon {argv[0]}: needs the package {error.name!r}; pip install 'salon[all]'", file=sys.stderr)
+        return 1
+    parser = argparse.ArgumentParser(
+        f"salon {argv[0]}", description=command.summary, epilog=f"example: {command.example}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", help="the configuration file (default: salon.toml, or $SALON_CONFIG)")
+    command.arguments(parser)
+    try:
+        arguments = parser.parse_args(argv[1:])
+    except SystemExit as stop:
+        return 2 if stop.code else 0
+    try:
+        return int(command.run(arguments))
+    except (ValueError, OSError, LookupError) as error:
+        if os.environ.get("SALON_TRACEBACK"):
+            raise
+        print(f"salon {argv[0]}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _overview(names: Sequence[str]) -> str:
+    lines = ["salon: image models compete for the public's favour, and the winner learns from it.", "", "commands:"]
+    for name in names:
+        lines.append(f"  salon {name} --help")
+    return "\n".join([*lines, "", "start here: salon demo"])
