@@ -1,7 +1,6 @@
 """A word-level CLIP tokenizer for the captions' own words (BPE with `</w>`, so any other word still splits)."""
 
 import json
-import string
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,17 +14,17 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 def build(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     """Train on the words of `captions`, each once, and save in diffusers' layout under `folder`.
 
-    Punctuation is in the alphabet: a character outside it would become `<|endoftext|>` in mid-prompt.
+    Every byte is in the alphabet: a character outside it would become `<|endoftext|>` in mid-prompt.
     """
-    words = sorted({w for caption in captions for w in caption.lower().replace(",", " ").split()})
+    words = sorted({w for caption in captions for w in caption.lower().replace(",", " ").split() if w.isascii()})
     bpe = Tokenizer(models.BPE(unk_token=_END, end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    alphabet = string.ascii_lowercase + string.digits + string.punctuation
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=6000,
+        vocab_size=7000,
         min_frequency=1,
-        initial_alphabet=list(alphabet),
+        initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         special_tokens=[_START, _END],
         show_progress=False,
@@ -33,7 +32,7 @@ def build(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     bpe.train_from_iterator([*words, *alphabet], trainer)
     trained = json.loads(bpe.to_str())["model"]
     vocab, merges = trained["vocab"], trained["merges"]
-    for token in list(alphabet):
+    for token in alphabet:
         vocab.setdefault(token, len(vocab))
         vocab.setdefault(f"{token}</w>", len(vocab))
     folder.mkdir(parents=True, exist_ok=True)
