@@ -1,0 +1,35 @@
+# Each target sets itself up: all that a fresh machine needs is Python 3.11 to 3.13 and make.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Plain torch on Linux brings 3 GB of CUDA; every target here runs on CPU.
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench model clean
+
+demo: $(READY)
+	$(BIN)/salon demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+model: $(READY)
+	$(BIN)/python -m finetune.pretrain
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Salon needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --group dev -e ".[all]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) var salon-demo
