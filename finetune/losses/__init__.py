@@ -1,0 +1,1 @@
+"""Losses: pure functions on tensors, unreduced, each with its paper and equation."""
