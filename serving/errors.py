@@ -1,0 +1,13 @@
+"""What goes wrong in serving, as its callers see it."""
+
+
+class ModelError(ValueError):
+    """A model or adapter is missing or invalid. The text names the path and the fix."""
+
+
+class Busy(Exception):
+    """The queue is full, measured in predicted seconds of work."""
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__(f"the engine is busy; retry after {retry_after_seconds:.0f} s")
+        self.retry_after_seconds = retry_after_seconds
