@@ -1,0 +1,91 @@
+"""The event log's port: append with an acknowledged position, read from a position. Local now, Kafka behind the same words."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from analytics.events import Event
+
+
+class LogFull(Exception):
+    """The log is over its bound; nothing was stored. Try again after `retry_after_seconds`."""
+
+    def __init__(self, retry_after_seconds: float, reason: str) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that the warehouse refused, kept with the reason."""
+
+    position: int
+    event: Event
+    error: str
+    set_aside_at: datetime
+
+
+class EventLog(Protocol):
+    """A durable, append-only log. Delivery is at least once; who reads it removes duplicates by `event_id`.
+
+    Positions are positive, unique and rising, with gaps. `name` is the identity of this log: another log, or this one
+    deleted and made again, has another name.
+    """
+
+    name: str
+
+    def submit(self, events: Sequence[Event]) -> Future[list[bool]]:
+        """Append. The future resolves once the events are on disk: True for a new event, False for an event_id already there.
+
+        Raises LogFull at once when the log is over its bound. The future fails with OSError when the disk refuses;
+        then none of `events` was stored.
+        """
+
+    def read(self, after: int, limit: int) -> list[tuple[int, Event]]:
+        """At most `limit` events at positions above `after`, in order."""
+
+    def end(self) -> int:
+        """The highest position given out; 0 when there was none. The event there may have been erased since."""
+
+    def consumed(self, position: int) -> None:
+        """Say that all up to `position` is safe in the warehouse: the log may drop it when it needs the space."""
+
+    def set_aside(self, position: int, error: str) -> None:
+        """Keep a copy of the event at `position` among the dead letters. Again for the same position: no second copy."""
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """All that was set aside, oldest first."""
+
+    def erase(self, unit: str) -> int:
+        """Delete every event of a unit, dead letters too. Returns how many. Positions stay monotone."""
+
+    def close(self) -> None:
+        """Store what was submitted, then stop."""
+
+
+def open_log(url: str) -> EventLog:
+    """Open `local:DIR`, or `local:DIR?max_bytes=N`. Raises ValueError for a wrong URL, OSError when the folder cannot be used."""
+    scheme, colon, rest = url.partition(":")
+    if scheme == "kafka":
+        raise ValueError(f"[events] log = {_without_password(url)!r}: Kafka is not supported yet; use local:DIR")
+    path, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if scheme != "local" or not colon or not path:
+        raise ValueError(f"[events] log = {_without_password(url)!r}: write local:DIR, for example local:var/events")
+    if unknown := sorted(options.keys() - {"max_bytes"}):
+        raise ValueError(f"[events] log = {url!r}: unknown option {unknown[0]!r}; the only one is max_bytes")
+    from analytics.local_log import DEFAULT_MAX_BYTES, LocalLog
+
+    size = options.get("max_bytes", str(DEFAULT_MAX_BYTES))
+    if not size.isdecimal():
+        raise ValueError(f"[events] log = {url!r}: max_bytes is {size!r}; give a whole number of bytes")
+    return LocalLog(Path(path), max_bytes=int(size))
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('://')[0]}://…@{tail}" if at else url
