@@ -54,3 +54,7 @@ def _overview(names: Sequence[str]) -> str:
     for name in names:
         lines.append(f"  salon {name} --help")
     return "\n".join([*lines, "", "start here: salon demo"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

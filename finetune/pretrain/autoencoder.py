@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from finetune.pretrain import progress
 from finetune.pretrain.parallel import average_gradients
 
-STEPS, BATCH, CROP, RATE = 3600, 48, 32, 2.5e-3
+STEPS, BATCH, CROP, RATE = 3000, 48, 32, 2.5e-3
 KL_WEIGHT = 3e-4
 
 
