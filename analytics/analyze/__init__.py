@@ -1,0 +1,1 @@
+"""`salon analyze`: the report's statistics on a table in a file."""

@@ -1,0 +1,1 @@
+"""Statistical inference on sufficient statistics: one file per method, pure functions."""

@@ -1,0 +1,49 @@
+"""Normal posterior of a lift: probability to be better, expected losses, interval."""
+
+import math
+
+import msgspec
+from scipy.special import ndtr
+
+from analytics.inference.tails import two_sided_critical
+
+PRIOR_SD = 0.3
+
+
+class Posterior(msgspec.Struct, frozen=True):
+    """Normal with this mean and standard deviation, on the scale of the lift."""
+
+    mean: float
+    sd: float
+
+    @property
+    def prob_positive(self) -> float:
+        return float(ndtr(self.mean / self.sd))
+
+    @property
+    def loss_if_negative(self) -> float:
+        """E max(-lift, 0): what shipping costs on average, counting 0 where it gains."""
+        z = self.mean / self.sd
+        return max(0.0, self.sd * _density(z) - self.mean * float(ndtr(-z)))
+
+    @property
+    def loss_if_positive(self) -> float:
+        """E max(lift, 0): what keeping the control costs on average."""
+        z = self.mean / self.sd
+        return max(0.0, self.sd * _density(z) + self.mean * float(ndtr(z)))
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Central credible interval of probability 1 - alpha."""
+        half = two_sided_critical(alpha) * self.sd
+        return (self.mean - half, self.mean + half)
+
+
+def posterior(lift: float, se: float, prior_mean: float = 0.0, prior_sd: float = PRIOR_SD) -> Posterior:
+    """Posterior of a lift measured with standard error `se` > 0 under a normal prior."""
+    # se^2 s0^2/(se^2 + s0^2) written so that a tiny or huge se neither over- nor underflows.
+    shrink = 1 / (1 + (se / prior_sd) ** 2)
+    return Posterior(shrink * lift + (1 - shrink) * prior_mean, se * math.sqrt(shrink))
+
+
+def _density(z: float) -> float:
+    return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)

@@ -1,0 +1,147 @@
+"""Two proportions by the score test: pooled z for the p-value and the intervals that invert exactly that test.
+
+Difference: Mee (1984); ratio: Koopman (1984); both with the constrained maximum likelihood of Miettinen & Nurminen
+(1985), without their N/(N-1). At difference 0 or ratio 1 the constrained estimate is the pooled one, so the intervals
+and the pooled z agree always, which Wald and Newcombe intervals do not.
+"""
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from analytics.facts import Moments
+from analytics.inference.contrast import UNBOUNDED, Interval
+
+
+class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
+    """`x` of `n` units did it, in the control (a) and the treated arm (b)."""
+
+    x_a: int
+    n_a: int
+    x_b: int
+    n_b: int
+
+    @property
+    def control(self) -> float:
+        return self.x_a / self.n_a
+
+    @property
+    def treated(self) -> float:
+        return self.x_b / self.n_b
+
+    @property
+    def units(self) -> int:
+        return self.n_a + self.n_b
+
+    @property
+    def df(self) -> None:
+        return None
+
+    @property
+    def se(self) -> float:
+        """Standard error of the difference, unpooled."""
+        a, b = self.control, self.treated
+        return math.sqrt(a * (1 - a) / self.n_a + b * (1 - b) / self.n_b)
+
+    @property
+    def relative_se(self) -> float | None:
+        """Standard error of the lift by the delta method; None where the control's proportion is 0."""
+        a, b = self.control, self.treated
+        if a == 0:
+            return None
+        return math.sqrt(b * (1 - b) / self.n_b + (b / a) ** 2 * a * (1 - a) / self.n_a) / a
+
+    def statistic(self, ratio: float = 1.0) -> float:
+        """Score statistic of treated = ratio x control; at ratio 1 the pooled z."""
+        total, successes = self.n_a + self.n_b, self.x_a + self.x_b
+        # Constrained maximum likelihood of the control's proportion: smaller root, in the form that does not cancel.
+        b = self.n_b * ratio + self.x_b + self.n_a + self.x_a * ratio
+        p_a = 2 * successes / (b + math.sqrt(max(0.0, b * b - 4 * total * ratio * successes)))
+        p_b = min(1.0, ratio * p_a)
+        variance = p_b * (1 - p_b) / self.n_b + ratio**2 * p_a * (1 - p_a) / self.n_a
+        return _over(self.treated - ratio * self.control, variance)
+
+    def difference_interval(self, critical: float) -> Interval:
+        """Mee's score interval of treated - control."""
+        centre = self.treated - self.control
+        low = _root(lambda d: self._score_of_difference(d) - critical, -1.0, centre) if centre > -1 else -1.0
+        high = _root(lambda d: self._score_of_difference(d) + critical, centre, 1.0) if centre < 1 else 1.0
+        return (low, high)
+
+    def ratio_interval(self, critical: float) -> Interval:
+        """Koopman's score interval of treated/control; unbounded where no unit of the control did it."""
+        if self.x_a == 0:
+            return UNBOUNDED
+        centre = self.treated / self.control
+        high_end = max(centre, 1 / self.n_b)
+        while self.statistic(high_end) > -critical:
+            high_end *= 2
+        high = _root(lambda r: self.statistic(r) + critical, centre, high_end)
+        if self.x_b == 0:
+            return (0.0, high)
+        low_end = centre
+        while self.statistic(low_end) < critical:
+            low_end /= 2
+        return (_root(lambda r: self.statistic(r) - critical, low_end, centre), high)
+
+    def _score_of_difference(self, difference: float) -> float:
+        p_a = _constrained(self.x_a, self.n_a, self.x_b, self.n_b, difference)
+        p_b = min(1.0, max(0.0, p_a + difference))
+        return _over(self.treated - self.control - difference, p_b * (1 - p_b) / self.n_b + p_a * (1 - p_a) / self.n_a)
+
+
+def proportion_contrast(control: Moments, treated: Moments) -> ProportionContrast | None:
+    """From the means of a 0/1 outcome. None when an arm has no units or a mean outside [0, 1]."""
+    if control.n < 1 or treated.n < 1 or not (0 <= control.mean <= 1 and 0 <= treated.mean <= 1):
+        return None
+    return ProportionContrast(x_a=round(control.mean * control.n), n_a=control.n, x_b=round(treated.mean * treated.n), n_b=treated.n)
+
+
+def _over(difference: float, variance: float) -> float:
+    if variance <= 0:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return difference / math.sqrt(variance)
+
+
+def _constrained(x_a: int, n_a: int, x_b: int, n_b: int, difference: float) -> float:
+    """Maximum likelihood of the control's proportion given treated - control = difference (Farrington & Manning 1990)."""
+    n = n_a + n_b
+    b = (n_b + 2 * n_a) * difference - n - x_a - x_b
+    c = (n_a * difference - n - 2 * x_a) * difference + x_a + x_b
+    d = x_a * difference * (1 - difference)
+    v = b**3 / (3 * n) ** 3 - b * c / (6 * n**2) + d / (2 * n)
+    u = math.copysign(math.sqrt(max(0.0, (b / (3 * n)) ** 2 - c / (3 * n))), v)
+    if u == 0:
+        root = -b / (3 * n)
+    else:
+        angle = (math.pi + math.acos(min(1.0, max(-1.0, v / u**3)))) / 3
+        root = 2 * u * math.cos(angle) - b / (3 * n)
+    return min(min(1.0, 1 - difference), max(max(0.0, -difference), root))
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """The zero of a decreasing function in [low, high], by the Illinois form of false position."""
+    at_low, at_high = function(low), function(high)
+    if not at_low > 0:
+        return low
+    if not at_high < 0:
+        return high
+    side = 0
+    for step in range(200):
+        bounded = math.isfinite(at_low) and math.isfinite(at_high) and step < 60
+        middle = (low * at_high - high * at_low) / (at_high - at_low) if bounded else (low + high) / 2
+        if not low < middle < high:
+            return middle
+        value = function(middle)
+        if value == 0 or high - low <= 1e-15 * max(abs(low), abs(high)):
+            return middle
+        if value > 0:
+            low, at_low = middle, value
+            at_high = at_high / 2 if side > 0 else at_high
+            side = 1
+        else:
+            high, at_high = middle, value
+            at_low = at_low / 2 if side < 0 else at_low
+            side = -1
+    return (low + high) / 2

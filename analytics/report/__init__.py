@@ -1,0 +1,1 @@
+"""The report of an experiment: built once, read as JSON, text or a page."""

@@ -1,0 +1,124 @@
+"""Facts in, report out: pure, so that the same facts give the same report bit for bit."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from analytics.checks import check
+from analytics.decision import decide
+from analytics.events import utc_now
+from analytics.experiment import Experiment, Metric
+from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
+from analytics.inference.cuped import CovariateMoments
+from analytics.report.comparisons import Question, compare_family, finite
+from analytics.report.notes import method_notes
+from analytics.report.schema import ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
+
+if TYPE_CHECKING:
+    from analytics.warehouse import Warehouse
+
+BUILT_IN = {
+    "latency_p95_ms": Metric(kind="quantile", event="generation", quantile=0.95, direction="down"),
+    "failure_rate": Metric(kind="ratio", event="failure", denominator="generation", direction="down"),
+}
+
+
+def report_now(
+    warehouse: "Warehouse", name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None = None
+) -> Report:
+    """Read the facts (up to `as_of`; None means now) and build the report."""
+    from analytics.warehouse.facts import read_facts  # here, so that statistics on a file load no database client
+
+    return build_report(name, experiment, metrics, read_facts(warehouse, name, experiment, metrics, as_of), as_of or utc_now())
+
+
+def build_report(
+    name: str,
+    experiment: Experiment,
+    metrics: Mapping[str, Metric],
+    facts: ExperimentFacts,
+    as_of: datetime,
+    covariates: Mapping[str, Mapping[str, CovariateMoments]] | None = None,
+) -> Report:
+    """The report of `experiment`. `metrics` defines at least those that it names (built-in ones need none);
+    `covariates[metric][arm]` turns on CUPED for a metric. Raises KeyError for a metric that is not defined."""
+    covariates = covariates or {}
+    used = {key: BUILT_IN[key] if key in BUILT_IN else metrics[key] for key in _names(experiment)}
+    compared = _compare(experiment, used, facts, covariates)
+    hours = (as_of - facts.started_at).total_seconds() / 3600 if facts.started_at else 0.0
+    checks = check(facts, list(experiment.arms), experiment.control, experiment.alpha)
+    arms = {arm.arm: arm for arm in facts.arms}
+    weights = facts.periods[-1].weights if facts.periods else experiment.arms
+    units = {arm: arms[arm].units if arm in arms else 0 for arm in experiment.arms}
+    changes = weight_changes(facts.periods)
+    return Report(
+        experiment=name,
+        route=experiment.route,
+        design=experiment.design,
+        as_of=as_of,
+        started_at=facts.started_at,
+        events_read=facts.events_read,
+        method_notes=method_notes(experiment, compared, facts, changes),
+        arms=[_arm(name, arms.get(name), weights.get(name, 0.0), name == experiment.control) for name in experiment.arms],
+        checks=checks,
+        metrics=compared,
+        decision=decide(experiment, compared, checks, units, hours, changes),
+        sufficient_statistics=SufficientStatistics(
+            experiment=experiment, metrics=used, facts=facts, covariates={key: dict(value) for key, value in covariates.items()}
+        ),
+    )
+
+
+def weight_changes(periods: list[WeightPeriod]) -> int:
+    """How often the shares of the arms moved between periods in which units came."""
+    weights = [p.weights for p in periods if any(p.units.values())]
+    return sum(a != b for a, b in pairwise(weights))
+
+
+def _names(experiment: Experiment) -> list[str]:
+    return list(dict.fromkeys((experiment.primary, *experiment.secondary, *experiment.guardrails)))
+
+
+def _compare(
+    experiment: Experiment, metrics: Mapping[str, Metric], facts: ExperimentFacts, covariates: Mapping[str, Mapping[str, CovariateMoments]]
+) -> list[MetricReport]:
+    families: list[tuple[Role, list[str]]] = [
+        ("primary", [experiment.primary]),
+        ("secondary", list(experiment.secondary)),
+        ("guardrail", list(experiment.guardrails)),
+    ]
+    # The sequence is tightest at the planned units of one comparison: two of the arms.
+    pair = experiment.planned_units * 2 / len(experiment.arms)
+    compared: list[MetricReport] = []
+    for role, names in families:
+        questions = []
+        for key in names:
+            guardrail = experiment.guardrails[key] if role == "guardrail" else None
+            question = Question(
+                metric=key,
+                role=role,
+                kind=metrics[key].kind,
+                direction=guardrail.direction if guardrail else metrics[key].direction,
+                facts=facts.metrics.get(key, {}),
+                guardrail=guardrail,
+                covariates=covariates.get(key),
+            )
+            questions.append(question)
+        if questions:
+            compared += compare_family(questions, list(experiment.arms), experiment.control, experiment.alpha, pair)
+    return compared
+
+
+def _arm(name: str, facts: ArmFacts | None, weight: float, control: bool) -> ArmReport:
+    return ArmReport(
+        arm=name,
+        control=control,
+        variant=facts.variant_digest if facts else "",
+        weight=weight,
+        units=facts.units if facts else 0,
+        generations=facts.generations if facts else 0,
+        images=facts.images if facts else 0,
+        failures=facts.failures if facts else 0,
+        latency_ms=Latency(p50=finite(facts.latency_p50_ms) if facts else None, p95=finite(facts.latency_p95_ms) if facts else None),
+    )

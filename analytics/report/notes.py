@@ -1,0 +1,41 @@
+"""How the numbers were made, in plain words."""
+
+from collections.abc import Sequence
+
+from analytics.experiment import Experiment
+from analytics.facts import ExperimentFacts
+from analytics.inference.bayes import PRIOR_SD
+from analytics.report.schema import MetricReport
+from analytics.report.words import plural
+
+
+def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts: ExperimentFacts, weight_changes: int) -> list[str]:
+    """The notes that apply to this report."""
+    level = 1 - experiment.alpha
+    notes = [
+        f"Every arm is compared with {experiment.control!r}. A lift is the difference over the control's value; negative means lower.",
+        f'Intervals and p-values are for one planned look, at {level:.0%}. "At any look" intervals (asymptotic confidence '
+        f"sequences, tightest at {experiment.planned_units:,} units) stay right however often the report is read; only they decide.",
+        '"Probability to be better" starts from the belief that lifts are small: a normal prior around 0 with standard '
+        f"deviation {PRIOR_SD:.0%}.",
+    ]
+    families = {role: sum(len(m.comparisons) for m in metrics if m.role == role) for role in ("primary", "secondary", "guardrail")}
+    several = [f"{count} {role}" for role, count in families.items() if count > 1]
+    if several:
+        notes.append(
+            f"Several comparisons share one alpha ({', '.join(several)}): p-values and intervals by Holm, those at any look by Bonferroni."
+        )
+    if families["guardrail"]:
+        notes.append(
+            "A guardrail holds when the arm is shown to be no worse than the margin, is broken when shown to be worse, and is "
+            "open until then (one-sided, at any look)."
+        )
+    if facts.flagged_events:
+        notes.append(f"{plural(facts.flagged_events, 'event')} flagged as suspicious are stored, but not counted in the metrics.")
+    if facts.late_events:
+        notes.append(f"{plural(facts.late_events, 'event')} came after a metric's window closed and are not counted there.")
+    if facts.multiple_exposure:
+        notes.append(f"{plural(facts.multiple_exposure, 'unit')} saw more than one arm and are left out.")
+    if weight_changes:
+        notes.append("The sample ratio is checked apart in every stretch of constant weights; the means pool all of them.")
+    return notes

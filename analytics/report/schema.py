@@ -1,0 +1,137 @@
+"""The report as JSON (design §3.6); text and page are views of it. `None` is "cannot be told", never NaN or infinity."""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from analytics.checks import Checks
+from analytics.experiment import Experiment, Metric
+from analytics.facts import ExperimentFacts
+from analytics.inference.contrast import Interval
+from analytics.inference.cuped import CovariateMoments
+
+Role = Literal["primary", "secondary", "guardrail"]
+Action = Literal["keep_running", "ship", "stop", "rollback", "invalid"]
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """A value with its standard error and interval, in the metric's unit or relative to the control's mean."""
+
+    value: float | None
+    se: float | None
+    ci: Interval
+
+
+class AlwaysValid(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds at every look. `p_value` counts all comparisons of the family (Bonferroni); `e_value` is of this one alone."""
+
+    relative_ci: Interval
+    difference_ci: Interval
+    p_value: float
+    e_value: float
+
+
+class Bayes(msgspec.Struct, frozen=True, kw_only=True):
+    """Posterior of the lift, prior N(0, 0.3^2). `prob_better` and losses know which direction is better; losses are lifts."""
+
+    prob_better: float
+    expected_loss_ship: float
+    expected_loss_keep: float
+    relative_ci: Interval
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm against the control. All intervals but `always_valid` have probability `ci_level`, which agrees with
+    `adjusted_p_value`. `ok`, for guardrails: True shown to hold, False shown to be broken, None not known yet."""
+
+    arm: str
+    vs: str
+    difference: Estimate
+    relative: Estimate
+    p_value: float | None
+    adjusted_p_value: float | None
+    always_valid: AlwaysValid | None
+    bayes: Bayes | None
+    df: float | None
+    variance_reduction: float | None
+    method: str
+    ci_level: float
+    ok: bool | None = None
+
+
+class MetricArm(msgspec.Struct, frozen=True, kw_only=True):
+    """`mean` is the ratio or the quantile where the metric is one; `sd` per unit (per event for a quantile)."""
+
+    arm: str
+    n: int
+    mean: float | None
+    sd: float | None
+
+
+class MetricReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric in every arm, and every other arm against the control. `direction` says which way is better."""
+
+    metric: str
+    role: Role
+    kind: str
+    direction: Literal["up", "down"]
+    arms: list[MetricArm]
+    comparisons: list[Comparison]
+    margin: float | None = None
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Per generation, queue and service together, in ms."""
+
+    p50: float | None
+    p95: float | None
+
+
+class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One arm: its share and the work done for it."""
+
+    arm: str
+    control: bool
+    variant: str
+    weight: float
+    units: int
+    generations: int
+    images: int
+    failures: int
+    latency_ms: Latency
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do. `arm`: the one to ship, or the one that lost (rollback, stop); None otherwise."""
+
+    action: Action
+    arm: str | None
+    reason: str
+    risks: list[str]
+
+
+class SufficientStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """All that `build_report` was given: the same call gives the same report, bit for bit."""
+
+    experiment: Experiment
+    metrics: dict[str, Metric]
+    facts: ExperimentFacts
+    covariates: dict[str, dict[str, CovariateMoments]] = msgspec.field(default_factory=dict)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The report of one experiment at one moment."""
+
+    experiment: str
+    route: str
+    design: str
+    as_of: datetime
+    started_at: datetime | None
+    events_read: int
+    method_notes: list[str]
+    arms: list[ArmReport]
+    checks: Checks
+    metrics: list[MetricReport]
+    decision: Decision
+    sufficient_statistics: SufficientStatistics

@@ -1,0 +1,52 @@
+"""Numbers as people read them."""
+
+from collections.abc import Sequence
+
+from analytics.inference.contrast import Interval
+
+
+def percent(value: float) -> str:
+    """`12.3%`, with more digits for small shares."""
+    size = abs(value) * 100
+    return f"{value * 100:.{1 if size >= 1 or size == 0 else 2 if size >= 0.1 else 3}f}%"
+
+
+def signed(value: float | None) -> str:
+    """A lift: `+12.3%`; a dash when unknown."""
+    return "–" if value is None else f"{value * 100:+,.1f}%"
+
+
+def interval(ci: Interval, *, relative: bool = True) -> str:
+    """`+1.2% and +3.4%`; `unbounded` when there is none."""
+    low, high = ci
+    if low is None or high is None:
+        return "no bounds"
+    return f"{signed(low)} and {signed(high)}" if relative else f"{low:+.4g} and {high:+.4g}"
+
+
+def span(ci: Interval) -> str:
+    """`[+1.2%, +3.4%]`, for a table."""
+    low, high = ci
+    return "unbounded" if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+
+
+def number(value: float | None, kind: str) -> str:
+    """A metric's value: shares in percent, others with four digits."""
+    if value is None:
+        return "–"
+    return percent(value) if kind == "proportion" else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def p_value(p: float | None) -> str:
+    """`0.034`, `<0.001`-like precision kept as an exponent."""
+    return "–" if p is None else f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 unit`, `2,000 units`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def arms_of(names: Sequence[str]) -> str:
+    """`'a', 'b'` for a sentence."""
+    return ", ".join(map(repr, names))
