@@ -211,11 +211,12 @@ class LocalLog:
             self._used = used
             self._waiting_bytes -= sum(work.size for work in group)
         if failure:
-            for work in group:
-                work.future.set_exception(failure)
-        else:
-            for work, result in zip(group, results, strict=True):
-                work.future.set_result(result)
+            for failed in group:
+                failed.future.set_exception(failure)
+            return
+        futures: list[Future[Any]] = [work.future for work in group]
+        for future, result in zip(futures, results, strict=True):
+            future.set_result(result)
 
     def _abandon(self) -> None:
         """Roll back. A connection that saw an I/O error is not trusted again."""

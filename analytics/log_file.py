@@ -45,7 +45,8 @@ def last_position(db: sqlite3.Connection) -> int:
 
 def note_consumed(db: sqlite3.Connection, position: int) -> None:
     """Remember how far the sink is; never goes back."""
-    sql = "INSERT INTO facts VALUES ('consumed', ?) ON CONFLICT (key) DO UPDATE SET value = max(CAST(value AS INTEGER), excluded.value)"
+    sql = """INSERT INTO facts VALUES ('consumed', ?) ON CONFLICT (key)
+        DO UPDATE SET value = max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))"""
     db.execute(sql, (position,))
 
 

@@ -1,0 +1,213 @@
+"""The warehouse on chDB: migrations, exact inserts, locks, erasure, errors."""
+
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from analytics.events import Event, derived_id, new_id, utc_now
+from analytics.warehouse.address import parse_address
+from analytics.warehouse.client import Warehouse, WarehouseLocked
+from analytics.warehouse.rows import RowsRejected
+
+ROOT = Path(__file__).parents[3]
+
+
+def event(**fields: object) -> Event:
+    now = utc_now()
+    return Event(**{"event_id": new_id(), "kind": "like", "occurred_at": now, "received_at": now} | fields)  # type: ignore[arg-type]
+
+
+def stored(warehouse: Warehouse, experiment: str) -> tuple[int, int]:
+    """Rows on disk, and rows after deduplication."""
+    where = "WHERE experiment = {e:String}"
+    ((raw,),) = warehouse.query(f"SELECT count() FROM events {where}", {"e": experiment})
+    ((final,),) = warehouse.query(f"SELECT count() FROM events FINAL {where}", {"e": experiment})
+    return raw, final
+
+
+def test_migrations_are_recorded_once(warehouse: Warehouse) -> None:
+    assert warehouse.migrate() == []
+    assert warehouse.query("SELECT version, name FROM schema_migrations FINAL") == [(1, "events and log positions")]
+
+
+def test_every_field_comes_back_as_it_went_in(warehouse: Warehouse) -> None:
+    at = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
+    texts = {"route": "hero", "experiment": "fields", "arm": "a", "variant_digest": "sha256:00", "unit": "ü'\\\n", "status": "ok"}
+    ids = {"event_id": derived_id(at, "x"), "generation_id": new_id(), "image_id": new_id()}
+    whole = {"position": 3, "grid": 4, "flags": 5, "seed": -(2**63), "steps": 20}
+    real = {"propensity": 0.1, "value": 1e-300, "guidance": 2.5, "queue_ms": 0.25, "service_ms": 1e9}
+    more = {"attributes": {"k'": "v\\", "": "é"}, "prompt": "a 'red' heart\n", "occurred_at": at}
+    full = event(**texts, **ids, **whole, **real, **more, received_at=at + timedelta(microseconds=1))
+    bare = event(experiment="fields", event_id=derived_id(at, "y"))
+    warehouse.insert("fields", 1, 2, [full, bare])
+    names = list(Event.__struct_fields__)
+    columns = ", ".join(f"toUnixTimestamp64Micro({n})" if n.endswith("_at") else n for n in names)
+    rows = warehouse.query(f"SELECT {columns} FROM events FINAL WHERE experiment = 'fields' ORDER BY arm DESC")
+    for row, wanted in zip(rows, (full, bare), strict=True):
+        for name, value in zip(names, row, strict=True):
+            expected = getattr(wanted, name)
+            if isinstance(expected, datetime):
+                expected = (expected - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+            assert value == expected, name
+    assert warehouse.query("SELECT DISTINCT toString(day) FROM events WHERE experiment = 'fields'") == [("2026-02-28",)]
+
+
+def test_a_range_goes_in_once_and_positions_follow(warehouse: Warehouse) -> None:
+    events = [event(experiment="once", unit=str(i)) for i in range(10)]
+    assert warehouse.position("once") == 0
+    warehouse.insert("once", 1, 6, events[:6])
+    warehouse.insert("once", 1, 6, events[:6])
+    warehouse.insert("once", 7, 12, events[6:])
+    warehouse.insert("once", 2, 5, events[1:5])
+    assert (warehouse.position("once"), warehouse.pending("once")) == (12, None)
+    assert stored(warehouse, "once") == (10, 10)
+    with pytest.raises(ValueError, match="begins before 13"):
+        warehouse.insert("once", 10, 20, events)
+    with pytest.raises(ValueError, match="0 < first <= last"):
+        warehouse.insert("once", 3, 2, [])
+    warehouse.insert("once", 13, 40, [])
+    assert warehouse.position("once") == 40
+    assert warehouse.position("another") == 0
+
+
+def test_the_token_alone_stops_a_repeated_range_and_final_alone_stops_a_repeated_event(warehouse: Warehouse) -> None:
+    events = [event(experiment="layers", unit=str(i)) for i in range(20)]
+    warehouse.insert("layers", 1, 20, events)
+    # As after a crash between the insert and the note, with the note of the intent lost too.
+    with warehouse._client() as client:
+        client.command("ALTER TABLE log_positions DELETE WHERE log_name = 'layers'", settings={"mutations_sync": 2})
+    assert warehouse.position("layers") == 0
+    warehouse.insert("layers", 1, 20, events)
+    assert stored(warehouse, "layers") == (20, 20)
+    # The same events under other ranges: beyond what a token can know.
+    warehouse.insert("other-name", 1, 15, events[:15])
+    raw, final = stored(warehouse, "layers")
+    assert (raw, final) == (35, 20)
+
+
+def test_of_two_rows_with_one_id_the_first_to_arrive_stays(warehouse: Warehouse) -> None:
+    first = event(experiment="first", unit="u", value=1.0)
+    later = event(experiment="first", unit="u", value=2.0, event_id=first.event_id, received_at=first.received_at + timedelta(hours=1))
+    warehouse.insert("first", 1, 1, [later])
+    warehouse.insert("first", 2, 2, [first])
+    assert warehouse.query("SELECT value FROM events FINAL WHERE experiment = 'first'") == [(1.0,)]
+    with warehouse._client() as client:
+        client.command("OPTIMIZE TABLE events FINAL")
+    assert warehouse.query("SELECT value FROM events WHERE experiment = 'first'") == [(1.0,)]
+
+
+def test_a_range_that_failed_is_pending_and_can_be_repeated(warehouse: Warehouse) -> None:
+    good, poison = event(experiment="poison"), event(experiment="poison", seed=2**64)
+    with pytest.raises(RowsRejected, match="column seed"):
+        warehouse.insert("poison", 1, 2, [good, poison])
+    assert warehouse.position("poison") == 0
+    with warehouse._client() as client:
+        client.command("ALTER TABLE events ADD CONSTRAINT no_bad CHECK kind != 'bad'")
+    try:
+        with pytest.raises(RowsRejected, match="no_bad"):
+            warehouse.insert("poison", 1, 2, [good, event(experiment="poison", kind="bad")])
+        assert (warehouse.position("poison"), warehouse.pending("poison")) == (0, 2)
+    finally:
+        with warehouse._client() as client:
+            client.command("ALTER TABLE events DROP CONSTRAINT no_bad")
+    warehouse.insert("poison", 1, 1, [good])
+    assert stored(warehouse, "poison") == (1, 1)
+
+
+def test_a_batch_over_200_days_goes_in(warehouse: Warehouse) -> None:
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    days = [start + timedelta(days=i) for i in range(200)]
+    warehouse.insert("days", 1, 200, [event(experiment="days", event_id=derived_id(d, "d"), occurred_at=d, received_at=d) for d in days])
+    assert stored(warehouse, "days") == (200, 200)
+
+
+def test_erase_leaves_no_row_of_the_unit(warehouse: Warehouse) -> None:
+    events = [event(experiment="erase", unit="gone'\\" if i % 2 else "here") for i in range(20)]
+    warehouse.insert("erase", 1, 20, events)
+    assert warehouse.erase("gone'\\") == 10
+    assert warehouse.erase("gone'\\") == 0
+    assert warehouse.query("SELECT unit, count() FROM events WHERE experiment = 'erase' GROUP BY unit") == [("here", 10)]
+
+
+def test_calls_from_several_threads_at_once(warehouse: Warehouse) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for i in range(5):
+                warehouse.insert(f"thread-{number}", i + 1, i + 1, [event(experiment="threads", unit=f"{number}-{i}")])
+                warehouse.query("SELECT count() FROM events FINAL")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert stored(warehouse, "threads") == (20, 20)
+
+
+def test_a_folder_open_elsewhere_is_named_locked(warehouse: Warehouse) -> None:
+    program = (
+        "import sys\nfrom analytics.warehouse.client import Warehouse, WarehouseLocked\n"
+        "try:\n    Warehouse.open(sys.argv[1])\nexcept WarehouseLocked as error:\n    print('locked:', error)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program, warehouse.shown], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "locked: the warehouse chdb://" in answer.stdout and "another process" in answer.stdout, answer
+
+
+def test_a_second_folder_in_one_process_is_no_lock_but_a_plain_error(warehouse: Warehouse, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="different path") as wrong:
+        Warehouse.open(f"chdb://{tmp_path}")
+    assert not isinstance(wrong.value, WarehouseLocked)
+
+
+def test_a_wrong_query_is_an_oserror_with_clickhouses_words(warehouse: Warehouse) -> None:
+    with pytest.raises(OSError, match="nope"):
+        warehouse.query("SELECT nope FROM events")
+    with pytest.raises(LookupError, match="salon migrate"):
+        warehouse.query("SELECT 1 FROM missing_table")
+
+
+def test_the_base_install_opens_nothing_embedded_and_says_what_to_install(tmp_path: Path) -> None:
+    program = "import sys; sys.modules['chdb'] = None\nfrom analytics.warehouse.client import Warehouse\nWarehouse.open(sys.argv[1])"
+    answer = subprocess.run([sys.executable, "-c", program, f"chdb://{tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert answer.stderr.rstrip().endswith("pip install 'salon[local]'"), answer.stderr
+
+
+def test_addresses() -> None:
+    remote = parse_address("clickhouse://me:p%40ss@db.example:9000/tables?secure=true", {})
+    assert remote.arguments == {"interface": "https", "host": "db.example", "port": 9000, "username": "me", "password": "p@ss"}
+    assert (remote.database, remote.embedded, remote.shown) == ("tables", False, "clickhouse://db.example/tables")
+    plain = parse_address("clickhouse://db", {"SALON_CLICKHOUSE_PASSWORD": "secret"})
+    assert plain.arguments["password"] == "secret" and plain.arguments["port"] == 8123 and plain.database == "salon"
+    for url, text in (
+        ("mysql://me:hunter2@host", "mysql"),
+        ("clickhouse://me:hunter2@host?compress=1", "unknown option 'compress'"),
+        ("clickhouse://me:hunter2@host:99999", "port"),
+        ("clickhouse://host?secure=maybe", "maybe"),
+        ("clickhouse:///db", "no host"),
+        ("chdb://", "name a folder"),
+    ):
+        with pytest.raises(ValueError, match=text) as wrong:
+            parse_address(url, {})
+        assert "hunter2" not in str(wrong.value)
+
+
+def test_a_server_out_of_reach_is_an_oserror_without_the_password() -> None:
+    with pytest.raises(OSError, match="cannot be opened.*refused") as wrong:
+        Warehouse.open("clickhouse://me:hunter2@127.0.0.1:1/db")
+    assert "hunter2" not in str(wrong.value)
+
+
+def test_uuids_keep_their_bytes(warehouse: Warehouse) -> None:
+    known = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+    warehouse.insert("uuid", 1, 1, [event(experiment="uuid", event_id=known)])
+    assert warehouse.query("SELECT toString(event_id), toString(day) FROM events WHERE experiment = 'uuid'") == [(str(known), "2023-06-30")]
