@@ -50,3 +50,10 @@ def plural(count: int, noun: str) -> str:
 def arms_of(names: Sequence[str]) -> str:
     """`'a', 'b'` for a sentence."""
     return ", ".join(map(repr, names))
+
+
+def chance(probability: float | None) -> str:
+    """`97.3%`; never a 0% or 100% that only rounding made."""
+    if probability is None:
+        return "–"
+    return ">99.9%" if probability > 0.999 else "<0.1%" if probability < 0.001 else f"{probability:.1%}"

@@ -1,0 +1,168 @@
+"""The report on a terminal: decision first, then the evidence, at most 100 columns."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from analytics.report.schema import Comparison, MetricReport, Report
+from analytics.report.words import chance, number, p_value, percent, plural, signed, span
+
+WIDTH = 98
+VERDICTS = {
+    "keep_running": "KEEP RUNNING",
+    "ship": "SHIP",
+    "stop": "STOP",
+    "rollback": "ROLL BACK",
+    "invalid": "INVALID",
+}
+
+
+def to_text(report: Report) -> str:
+    """The report as text, ending in a newline."""
+    return "\n".join([*_head(report), *_arms(report), *_metrics(report), *_checks(report), *_notes(report)]) + "\n"
+
+
+def verdict(report: Report) -> str:
+    """`SHIP vivid`."""
+    decision = report.decision
+    return VERDICTS[decision.action] + (f" {decision.arm}" if decision.arm else "")
+
+
+def age(report: Report) -> str:
+    """`running for 2 days`, or that it has not started."""
+    if report.started_at is None:
+        return "no unit has been exposed yet"
+    hours = (report.as_of - report.started_at).total_seconds() / 3600
+    return f"started {report.started_at:%Y-%m-%d %H:%M} UTC, {hours:.1f} hours ago" if hours < 48 else f"running for {hours / 24:.1f} days"
+
+
+def _head(report: Report) -> list[str]:
+    route = f" on route {report.route}" if report.route else ""
+    lines = [f"{report.experiment}{route} ({report.design})", f"{age(report)}; as of {report.as_of:%Y-%m-%d %H:%M} UTC"]
+    if report.events_read:
+        lines[-1] += f"; {plural(report.events_read, 'event')}"
+    lines += ["", f"  ▶ {verdict(report)}", *_wrap(report.decision.reason, "    ")]
+    for risk in report.decision.risks:
+        lines += _wrap(risk, "    ! ", "      ")
+    return lines
+
+
+def _arms(report: Report) -> list[str]:
+    known = any(arm.generations or arm.latency_ms.p50 is not None for arm in report.arms)
+    header = ["arm", "weight", "units", *(["requests", "images", "failed", "p50 ms", "p95 ms"] if known else [])]
+    rows = []
+    for arm in report.arms:
+        row = [arm.arm + (" (control)" if arm.control else ""), percent(arm.weight), f"{arm.units:,}"]
+        if known:
+            row += [
+                f"{arm.generations:,}",
+                f"{arm.images:,}",
+                f"{arm.failures:,}",
+                number(arm.latency_ms.p50, "mean"),
+                number(arm.latency_ms.p95, "mean"),
+            ]
+        rows.append(row)
+    return ["", "Arms", *_table(header, rows)]
+
+
+def _metrics(report: Report) -> list[str]:
+    lines = []
+    for metric in report.metrics:
+        better = "higher is better" if metric.direction == "up" else "lower is better"
+        margin = f", margin {percent(metric.margin)}" if metric.margin is not None else ""
+        lines += ["", f"{metric.metric}: {metric.role}, {metric.kind}, {better}{margin}"]
+        rows = [_row(report, metric, comparison) for comparison in (None, *metric.comparisons)]
+        header = ["arm", "value", "lift", f"{_level(metric)} interval", "at any look", "p any look", "P(better)", ""]
+        lines += _table(header, rows)
+        lines += [line for c in metric.comparisons if c.p_value is None for line in _wrap(f"{c.arm}: {c.method}", "    ")]
+    return lines
+
+
+def _level(metric: MetricReport) -> str:
+    levels = {f"{c.ci_level * 100:.3g}%" for c in metric.comparisons}
+    return levels.pop() if len(levels) == 1 else "Holm"
+
+
+def _row(report: Report, metric: MetricReport, comparison: Comparison | None) -> list[str]:
+    values = {arm.arm: number(arm.mean, metric.kind) for arm in metric.arms}
+    if comparison is None:
+        control = next(arm.arm for arm in report.arms if arm.control)
+        return [control, values.get(control, "–"), "", "", "", "", "", ""]
+    lift, interval, sequence = signed(comparison.relative.value), span(comparison.relative.ci), comparison.always_valid
+    anytime = span(sequence.relative_ci) if sequence else "–"
+    if comparison.relative.value is None and comparison.difference.value is not None:
+        lift, interval = f"{comparison.difference.value:+.3g}", _absolute(comparison.difference.ci)
+        anytime = _absolute(sequence.difference_ci) if sequence else "–"
+    better = chance(comparison.bayes.prob_better if comparison.bayes else None)
+    mark = ""
+    if metric.role == "guardrail":
+        mark = {True: "holds", False: "BROKEN", None: "open"}[comparison.ok]
+    p = p_value(sequence.p_value if sequence else None)
+    return [comparison.arm, values.get(comparison.arm, "–"), lift, interval, anytime, p, better, mark]
+
+
+def _absolute(ci: tuple[float | None, float | None]) -> str:
+    return "unbounded" if ci[0] is None or ci[1] is None else f"[{ci[0]:+.3g}, {ci[1]:+.3g}]"
+
+
+def _checks(report: Report) -> list[str]:
+    lines = ["", "Checks"]
+    for name, ok, text in check_lines(report):
+        lines += _wrap(text, f"  {'✓' if ok else '✗'} {name:<13}", " " * 17)
+    return lines
+
+
+def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
+    """(name, ok, sentence) of every check."""
+    srm, exposure, gap, bots = report.checks.srm, report.checks.exposure, report.checks.latency_gap, report.checks.bots
+    counts = " / ".join(f"{n:,}" for n in srm.units.values())
+    expected = " / ".join(f"{n:,.0f}" for n in srm.expected.values())
+    yield (
+        "sample ratio",
+        srm.ok,
+        f"{counts} units, {expected} expected; e-value {srm.e_value:.2g} (alarm at 1000), chi-square p = {p_value(srm.p_value)}",
+    )
+    yield (
+        "exposure",
+        exposure.ok,
+        "; ".join(exposure.problems) or f"{plural(exposure.multiple_exposure, 'unit')} in several arms; propensities fit the units",
+    )
+    if gap.ms is None:
+        yield "latency gap", True, "not measured"
+    else:
+        low, high = gap.ci
+        bounds = "" if low is None or high is None else f", between {low:+,.0f} and {high:+,.0f} ms"
+        yield "latency gap", gap.ok, f"{gap.arm} {gap.ms:+,.0f} ms against the control{bounds}"
+    yield (
+        "bots",
+        bots.flagged_share <= 0.05,
+        f"{plural(bots.flagged_events, 'flagged event')} left out, {plural(bots.units, 'suspicious unit')}",
+    )
+
+
+def _notes(report: Report) -> list[str]:
+    lines = ["", "How to read this"]
+    for note in report.method_notes:
+        lines += _wrap(note, "  - ", "    ")
+    return lines
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    keep = [i for i in range(len(header)) if header[i] or any(row[i] for row in rows)]
+    widths = [max(len(line[i]) for line in (header, *rows)) for i in keep]
+    # The first column gives way, never the numbers.
+    spare = WIDTH - 2 - sum(widths[1:]) - 2 * (len(widths) - 1)
+    widths[0] = max(8, min(widths[0], spare))
+    lines = []
+    for line in (header, *rows):
+        cells = [_shorten(line[i], width) for i, width in zip(keep, widths, strict=True)]
+        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
+        lines.append("  " + "  ".join(padded).rstrip())
+    return lines
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _wrap(text: str, first: str, rest: str | None = None) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest, break_on_hyphens=False)
