@@ -33,11 +33,11 @@ class DiffusionModel:
             if not (folder / part).is_dir():
                 raise FileNotFoundError(f"{folder / part}: is missing; a round trains models in diffusers layout (Stable Diffusion 1.x)")
         return cls(
-            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32, variant=_variant(folder / "unet")),
+            _part(UNet2DConditionModel, folder / "unet"),
             NoiseSchedule.read(folder / "scheduler"),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32, variant=_variant(folder / "text_encoder")),
+            _part(CLIPTextModel, folder / "text_encoder"),
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32, variant=_variant(folder / "vae")),
+            _part(AutoencoderKL, folder / "vae"),
         )
 
     @torch.no_grad()
@@ -62,6 +62,7 @@ class DiffusionModel:
         return torch.cat(rows)
 
 
-def _variant(folder: Path) -> str | None:
+def _part(kind: Any, folder: Path) -> Any:
     plain = any(folder.glob("*model.safetensors*"))
-    return "fp16" if not plain and any(folder.glob("*.fp16.safetensors*")) else None
+    variant = "fp16" if not plain and any(folder.glob("*.fp16.safetensors*")) else None
+    return kind.from_pretrained(folder, variant=variant).float()

@@ -1,0 +1,1 @@
+"""The offline gate: what a candidate must show before people see it."""
