@@ -5,12 +5,14 @@ marked external. serving.graph reads the weights from there at load, so that one
 be merged into plain matrices.
 """
 
-import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from serving.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -20,10 +22,6 @@ OPSET = 23  # attention stays one node; ONNX Runtime 1.24 or later runs it
 PARTS = ("text_encoder", "unet", "vae_decoder")
 
 
-class ExportError(ValueError):
-    """The directory cannot be exported. The text names the path and the fix."""
-
-
 def export_directory(folder: Path, into: Path | None = None) -> None:
     """Write `text_encoder.onnx`, `unet.onnx` and `vae_decoder.onnx` under `into` (default `folder/onnx`).
 
@@ -31,7 +29,7 @@ def export_directory(folder: Path, into: Path | None = None) -> None:
     text_encoder: `input_ids` int64 [n, tokens] to `last_hidden_state` [n, tokens, width];
     unet: `sample` [n, c, h, w], `timestep` [n], `encoder_hidden_states` [n, tokens, width] to `out_sample` [n, c, h, w];
     vae_decoder: `latent_sample` [n, c, h, w] to `sample` [n, 3, H, W] in about [-1, 1].
-    Raises ExportError when a part is missing or of an unknown class.
+    Raises ModelError when a part is missing or of an unknown class.
     """
     into = into or folder / "onnx"
     into.mkdir(parents=True, exist_ok=True)
@@ -40,7 +38,7 @@ def export_directory(folder: Path, into: Path | None = None) -> None:
 
 
 def export_part(folder: Path, part: str, path: Path) -> None:
-    """Write one of PARTS to `path` and its weights' names and shapes beside it as JSON, each replaced whole. Raises ExportError."""
+    """Write one of PARTS to `path` and its weights' names and shapes beside it as JSON, each replaced whole. Raises ModelError."""
     import onnx_ir
 
     model = {"text_encoder": _text_encoder, "unet": _unet, "vae_decoder": _vae_decoder}[part](folder)
@@ -51,9 +49,9 @@ def export_part(folder: Path, part: str, path: Path) -> None:
         if isinstance(value.const_value, onnx_ir.ExternalTensor)
     }
     partial.write_bytes(msgspec.json.encode({"opset": OPSET, "weights": shapes}))
-    os.replace(partial, path.with_suffix(".json"))
+    partial.replace(path.with_suffix(".json"))
     onnx_ir.save(model, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _text_encoder(folder: Path) -> "onnx_ir.Model":
@@ -62,11 +60,13 @@ def _text_encoder(folder: Path) -> "onnx_ir.Model":
 
     config = CLIPTextConfig.from_dict(_config(folder / "text_encoder", "CLIPTextModel"))
     # "eager" and "sdpa" differ in speed only; sdpa exports to one Attention node
-    model = CLIPTextModel._from_config(config, attn_implementation="sdpa")
+    model: Any = CLIPTextModel._from_config(  # type: ignore[no-untyped-call]
+        config, attn_implementation="sdpa"
+    )
     # at least two tokens and two rows: the exporter takes a size of one for a constant
     ids = torch.randint(0, config.vocab_size, (2, config.max_position_embeddings))
     return _graph(
-        _Wrapped(model, lambda m, x: m(input_ids=x, return_dict=False)[0]), (ids,), {"input_ids": {0: "batch"}}, "last_hidden_state"
+        _module(model, lambda m, x: m(input_ids=x, return_dict=False)[0]), (ids,), {"input_ids": {0: "batch"}}, "last_hidden_state"
     )
 
 
@@ -75,32 +75,28 @@ def _unet(folder: Path) -> "onnx_ir.Model":
     from diffusers import UNet2DConditionModel
 
     config = _config(folder / "unet", "UNet2DConditionModel")
-    model = UNet2DConditionModel.from_config(config)
-    assert isinstance(model, UNet2DConditionModel)
+    model: Any = UNet2DConditionModel.from_config(config)  # type: ignore[no-untyped-call]
     side = max(8, 2 ** len(model.config["block_out_channels"]))
     inputs = (torch.randn(2, model.config["in_channels"], side, side), torch.tensor([500.0, 20.0]), torch.randn(2, 7, _text_width(config)))
     shapes = {"sample": {0: "batch", 2: "height", 3: "width"}, "timestep": {0: "batch"}, "encoder_hidden_states": {0: "batch", 1: "tokens"}}
-    return _graph(_Wrapped(model, lambda m, *x: m(*x, return_dict=False)[0]), inputs, shapes, "out_sample")
+    return _graph(_module(model, lambda m, *x: m(*x, return_dict=False)[0]), inputs, shapes, "out_sample")
 
 
 def _vae_decoder(folder: Path) -> "onnx_ir.Model":
     import torch
     from diffusers import AutoencoderKL
 
-    model = AutoencoderKL.from_config(_config(folder / "vae", "AutoencoderKL"))
-    assert isinstance(model, AutoencoderKL)
+    model: Any = AutoencoderKL.from_config(_config(folder / "vae", "AutoencoderKL"))  # type: ignore[no-untyped-call]
     model.encoder, model.quant_conv = torch.nn.Identity(), torch.nn.Identity()
     latent = torch.randn(2, model.config["latent_channels"], 8, 8)
     shapes = {"latent_sample": {0: "batch", 2: "height", 3: "width"}}
-    return _graph(_Wrapped(model, lambda m, z: m.decode(z, return_dict=False)[0]), (latent,), shapes, "sample")
+    return _graph(_module(model, lambda m, z: m.decode(z, return_dict=False)[0]), (latent,), shapes, "sample")
 
 
 def _text_width(config: dict[str, Any]) -> int:
     width = config.get("cross_attention_dim", 1280)
     if not isinstance(width, int):
-        raise ExportError(
-            f"unet/config.json: cross_attention_dim {width!r} is not one number; only Stable Diffusion 1.x layouts are served"
-        )
+        raise ModelError(f"unet/config.json: cross_attention_dim {width!r} is not one number; only Stable Diffusion 1.x layouts are served")
     return width
 
 
@@ -109,14 +105,15 @@ def _config(folder: Path, expected: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
-        raise ExportError(f"{path}: cannot be read ({error}); the directory must be in diffusers layout") from None
+        raise ModelError(f"{path}: cannot be read ({error}); the directory must be in diffusers layout") from None
     found = config.get("_class_name") or next(iter(config.get("architectures") or [expected]))
     if found != expected:
-        raise ExportError(f"{path}: is a {found}; only {expected} is served")
+        raise ModelError(f"{path}: is a {found}; only {expected} is served")
     return config
 
 
-def _Wrapped(model: "torch.nn.Module", call: Callable[..., "torch.Tensor"]) -> "torch.nn.Module":  # noqa: N802
+def _module(model: Any, call: Callable[..., "torch.Tensor"]) -> "torch.nn.Module":
+    """`call(model, *inputs)` as a module whose weights are named `model.…`."""
     import torch
 
     class Wrapped(torch.nn.Module):
@@ -160,7 +157,11 @@ def _graph(
         )
         graph.initializers[name] = value
     if lost := sorted(set(names) - set(weights)):
-        raise ExportError(f"the exporter dropped the weights {lost[:3]}; report this with the versions of torch and diffusers")
+        raise ModelError(f"the exporter dropped the weights {lost[:3]}; report this with the versions of torch and diffusers")
     ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     program.model.graph.name = output
     return program.model
+
+
+if __name__ == "__main__":
+    export_directory(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

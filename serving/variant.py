@@ -25,7 +25,17 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     adapter: str | None = None
     adapter_scale: Annotated[float, msgspec.Meta(ge=-4.0, le=4.0)] = 1.0
 
-    def digest(self, model_digest: str) -> str:
-        """`sha256:` + 64 hex digits over what decides the pixels: `model_digest` (of the model's files), adapter, sampler."""
-        facts = [model_digest, self.adapter, self.adapter_scale if self.adapter else None, self.steps, self.guidance, self.scheduler]
+    def digest(self, model_digest: str, adapter_digest: str | None = None) -> str:
+        """`sha256:` + 64 hex digits over what decides the pixels: `model_digest` (of the model's files), adapter, sampler.
+
+        `adapter_digest` (of the adapter's file) stands for an adapter named by a path, which says nothing of its content.
+        """
+        facts = [
+            model_digest,
+            adapter_digest or self.adapter,
+            self.adapter_scale if self.adapter else None,
+            self.steps,
+            self.guidance,
+            self.scheduler,
+        ]
         return "sha256:" + hashlib.sha256(msgspec.json.encode(facts)).hexdigest()

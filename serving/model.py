@@ -1,0 +1,199 @@
+"""A model directory in diffusers layout: where it is, what it says, its digest and its graphs."""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from serving.errors import ModelError
+from serving.samplers import SchedulerConfig
+from serving.weights import weight_files
+
+PACKAGED = Path(__file__).parent / "models"
+GRAPHS = ("text_encoder", "unet", "vae_decoder")
+_PARTS = {
+    "text_encoder": "CLIPTextModel",
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "tokenizer": "CLIPTokenizer",
+    "scheduler": "",
+}
+_EXPORT_NEEDS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+T = TypeVar("T")
+
+
+class UnetConfig(msgspec.Struct, frozen=True):
+    """What serving reads of `unet/config.json`. `sample_size` is in latent pixels, one number or [height, width]."""
+
+    in_channels: int = 4
+    sample_size: int | list[int] | None = None
+
+
+class VaeConfig(msgspec.Struct, frozen=True):
+    """What serving reads of `vae/config.json`."""
+
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (64,)
+    scaling_factor: float = 0.18215
+    shift_factor: float | None = None
+
+
+class TextConfig(msgspec.Struct, frozen=True):
+    """What serving reads of `text_encoder/config.json`."""
+
+    max_position_embeddings: int = 77
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A checked model directory. `digest` is over the files that decide the pixels; `height` and `width` are in pixels."""
+
+    folder: Path
+    digest: str
+    scheduler: SchedulerConfig
+    unet: UnetConfig
+    vae: VaeConfig
+    text: TextConfig
+    latent_height: int
+    latent_width: int
+
+    @property
+    def magnification(self) -> int:
+        """Pixels per latent pixel."""
+        return int(2 ** (len(self.vae.block_out_channels) - 1))
+
+    @property
+    def height(self) -> int:
+        return self.latent_height * self.magnification
+
+    @property
+    def width(self) -> int:
+        return self.latent_width * self.magnification
+
+
+def locate(name: str) -> Path:
+    """The directory of `salon/NAME` (packaged) or of a path. Raises ModelError, which says how to get a hub model."""
+    if name.startswith("salon/"):
+        folder = PACKAGED / name.removeprefix("salon/")
+        known = sorted(f"salon/{p.parent.name}" for p in PACKAGED.glob("*/model_index.json"))
+        if f"salon/{folder.name}" not in known or folder.parent != PACKAGED:
+            raise ModelError(f"model {name!r} is not packaged; packaged models: {', '.join(known) or 'none'}")
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ModelError(
+            f"model {name!r} is no directory here; if it is a hub id, download it first: "
+            f'`hf download {name} --local-dir models/{folder.name}`, then set model = "models/{folder.name}"'
+        )
+    raise ModelError(f"model {name!r}: there is no such directory; name a directory in diffusers layout, or a packaged model")
+
+
+def open_model(name: str, cache: Path) -> Model:
+    """Read and check the directory's small files, and its digest (kept under `cache` by size and time of change).
+
+    Raises ModelError that names the path and the fix.
+    """
+    folder = locate(name)
+    index = _json(folder / "model_index.json", dict[str, object])
+    for part, expected in _PARTS.items():
+        entry = index.get(part)
+        named = str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else ""
+        if expected and named.removesuffix("Fast") != expected:
+            raise ModelError(f"{folder}/model_index.json: {part} is {entry!r}; only {expected} is served (Stable Diffusion 1.x layout)")
+        if not (folder / part).is_dir():
+            raise ModelError(f"{folder / part}: is missing, though model_index.json names it; copy the whole model directory")
+    unet, vae = _json(folder / "unet/config.json", UnetConfig), _json(folder / "vae/config.json", VaeConfig)
+    if unet.in_channels != vae.latent_channels:
+        raise ModelError(
+            f"{folder}/unet/config.json: in_channels {unet.in_channels} is not the vae's {vae.latent_channels} latent channels"
+        )
+    side = unet.sample_size if unet.sample_size is not None else 64
+    height, width = side if isinstance(side, list) else (side, side)
+    return Model(
+        folder,
+        _digest(folder, cache),
+        _json(folder / "scheduler/scheduler_config.json", SchedulerConfig),
+        unet,
+        vae,
+        _json(folder / "text_encoder/config.json", TextConfig),
+        height,
+        width,
+    )
+
+
+def graphs_folder(model: Model, cache: Path) -> Path:
+    """Where the model's ONNX graphs are: in its directory, else under `cache`, exported there if they must be.
+
+    The export runs in a process of its own, so that torch never enters this one. Raises ModelError.
+    """
+    for folder in (model.folder / "onnx", exported := cache / "graphs" / model.digest.removeprefix("sha256:")):
+        if all((folder / f"{graph}.{kind}").is_file() for graph in GRAPHS for kind in ("onnx", "json")):
+            return folder
+    if lacking := [package for package in _EXPORT_NEEDS if importlib.util.find_spec(package) is None]:
+        raise ModelError(
+            f"{model.folder / 'onnx'}: there are no ONNX graphs, and making them needs {', '.join(lacking)}; "
+            "pip install 'salon[train]', or run `salon export` where that is installed and copy the onnx folder"
+        )
+    exported.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=exported.parent, prefix="exporting-"))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "serving.export", str(model.folder), str(partial)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise ModelError(f"{model.folder}: cannot be exported to ONNX ({reason})")
+        if not exported.exists():
+            partial.replace(exported)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return exported
+
+
+def _files(folder: Path) -> list[Path]:
+    small = ["model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in ("text_encoder", "unet", "vae"))]
+    tokenizer = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
+    files = [folder / name for name in small] + [path for name in tokenizer if (path := folder / "tokenizer" / name).is_file()]
+    for part in ("text_encoder", "unet", "vae"):
+        files += weight_files(folder / part)
+    return files
+
+
+def _digest(folder: Path, cache: Path) -> str:
+    files = _files(folder)
+    try:
+        seen = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+        kept = cache / "digests" / hashlib.sha256(msgspec.json.encode(seen)).hexdigest()
+        if kept.is_file() and re.fullmatch(r"sha256:[0-9a-f]{64}", text := kept.read_text()):
+            return text
+        digest = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read ({error.strerror}); copy the whole model directory") from None
+    text = f"sha256:{digest.hexdigest()}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    partial = kept.with_name(f"{kept.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(kept)
+    return text
+
+
+def _json(path: Path, into: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=into)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); copy the whole model directory") from None
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{path}: {error}; the directory must be in diffusers layout") from None

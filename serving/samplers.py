@@ -1,0 +1,188 @@
+"""DDIM, Euler and DPM++ 2M as tables of coefficients, so that rows of different samplers and steps share one update.
+
+With model output m, every deterministic step of the three is linear:
+    x0' = p x + q m                 the model's estimate of the clean latent
+    x   = a x + b x0' + c x0        x0: the estimate of the step before
+Tables are calculated in fp64, the update is fp32. As in Stable Diffusion pipelines the estimate is never clipped.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.errors import ModelError
+from serving.variant import Scheduler
+
+Floats = NDArray[np.float64]
+Latents = NDArray[np.float32]
+_SPACING_WHEN_UNSAID = {"ddim": "leading", "euler": "linspace", "dpm++": "linspace"}
+# the fp16 number next to zero stands for a terminal SNR of zero where sigma = sqrt((1 - a) / a) must be finite
+_ALMOST_ZERO = 2.0**-24
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True):
+    """The part of `scheduler_config.json` that decides the pixels; the class named in it does not, the variant's scheduler does."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: list[float] | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    rescale_betas_zero_snr: bool = False
+    timestep_spacing: Literal["leading", "trailing", "linspace"] | None = None
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+
+
+class Table(msgspec.Struct, frozen=True):
+    """One sampler at one number of steps: arrays of shape [steps], but `start`, the deviation of the initial noise.
+
+    The model is called with `scale * x` and `timesteps`.
+    """
+
+    start: float
+    timesteps: Latents
+    scale: Latents
+    p: Latents
+    q: Latents
+    a: Latents
+    b: Latents
+    c: Latents
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+
+def alphas_cumprod(config: SchedulerConfig) -> Floats:
+    """The product of 1 - beta, shape [num_train_timesteps], as diffusers' schedulers define it.
+
+    `squaredcos_cap_v2` is Nichol and Dhariwal 2021, eq. 17, with betas capped at 0.999; `rescale_betas_zero_snr` is
+    Lin et al. 2024 (2305.08891), algorithm 1.
+    """
+    n = config.num_train_timesteps
+    betas: Floats
+    if config.trained_betas is not None:
+        betas = np.array(config.trained_betas, np.float64)
+    elif config.beta_schedule == "linear":
+        betas = np.linspace(config.beta_start, config.beta_end, n)
+    elif config.beta_schedule == "scaled_linear":
+        betas = np.square(np.linspace(config.beta_start**0.5, config.beta_end**0.5, n))
+    else:
+        bar: Floats = np.square(np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * np.pi / 2))
+        betas = np.minimum(1 - bar[1:] / bar[:-1], 0.999)
+    product: Floats = np.cumprod(1.0 - betas, dtype=np.float64)
+    if config.rescale_betas_zero_snr:
+        root = np.sqrt(product)
+        product = np.square((root - root[-1]) * root[0] / (root[0] - root[-1]))
+    return product
+
+
+def table(config: SchedulerConfig, scheduler: Scheduler, steps: int) -> Table:
+    """The coefficients of `scheduler` at `steps`. Raises ModelError when the model's schedule cannot be sampled so."""
+    if config.use_karras_sigmas or config.use_exponential_sigmas or config.use_beta_sigmas:
+        raise ModelError(
+            "scheduler_config.json: use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas are not served; set them to false"
+        )
+    if not 1 <= steps <= config.num_train_timesteps:
+        raise ModelError(f"steps: {steps} is not between 1 and the model's num_train_timesteps, {config.num_train_timesteps}")
+    made = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm}[scheduler]
+    with np.errstate(all="ignore"):
+        result = made(config, alphas_cumprod(config), steps, config.timestep_spacing or _SPACING_WHEN_UNSAID[scheduler])
+    if not all(np.isfinite(column).all() for column in (result.p, result.q, result.a, result.b, result.c)):
+        raise ModelError(
+            f"scheduler {scheduler} with {steps} steps divides by zero on this model's schedule (prediction_type "
+            f"{config.prediction_type}, rescale_betas_zero_snr {config.rescale_betas_zero_snr}); use fewer steps or another scheduler"
+        )
+    return result
+
+
+def _estimate(config: SchedulerConfig, signal: Floats, noise: Floats) -> tuple[Floats, Floats]:
+    """p and q for x = signal * x0 + noise * eps; v = signal * eps - noise * x0 (Salimans and Ho 2022)."""
+    if config.prediction_type == "epsilon":
+        return 1 / signal, -noise / signal
+    if config.prediction_type == "v_prediction":
+        return signal, -noise
+    return np.zeros_like(signal), np.ones_like(signal)
+
+
+def _ddim(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> Table:
+    """Song et al. 2021, eq. 12 with eta = 0. The next timestep is the next of the list, not t - N / steps."""
+    n = config.num_train_timesteps
+    if spacing == "linspace":
+        timesteps = np.linspace(0, n - 1, steps).round()[::-1]
+    else:
+        timesteps = _leading(n // steps, steps, config.steps_offset) if spacing == "leading" else _trailing(n, steps)
+    # with an offset, as many steps as training timesteps would begin after the last
+    now = alphas[np.minimum(timesteps, n - 1).astype(int)]
+    then = np.append(now[1:], 1.0 if config.set_alpha_to_one else alphas[0])
+    p, q = _estimate(config, np.sqrt(now), np.sqrt(1 - now))
+    a = np.sqrt((1 - then) / (1 - now))
+    return _table(1.0, timesteps, np.ones(steps), p, q, a, np.sqrt(then) - a * np.sqrt(now), np.zeros(steps))
+
+
+def _euler(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> Table:
+    """Karras et al. 2022, algorithm 1 without its second order: x and sigma unscaled, the model sees x / sqrt(sigma² + 1)."""
+    n = config.num_train_timesteps
+    if spacing == "linspace":
+        timesteps = np.linspace(0, n - 1, steps)[::-1]
+    else:
+        timesteps = _leading(n // steps, steps, config.steps_offset) if spacing == "leading" else _trailing(n, steps)
+    sigmas = _sigmas(config, alphas, timesteps)
+    now, then = sigmas[:-1], sigmas[1:]
+    scale = 1 / np.sqrt(now**2 + 1)
+    p, q = _estimate(config, scale, now * scale)
+    start = float(sigmas.max()) if spacing != "leading" else float(np.sqrt(sigmas.max() ** 2 + 1))
+    return _table(start, timesteps, scale, p * scale, q, then / now, 1 - then / now, np.zeros(steps))
+
+
+def _dpm(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> Table:
+    """DPM-Solver++(2M), Lu et al. 2022 (2211.01095), algorithm 2; the first and the last step are of first order."""
+    n = config.num_train_timesteps
+    if spacing == "linspace":
+        timesteps = np.linspace(0, n - 1, steps + 1).round()[::-1][:-1]
+    elif spacing == "leading":
+        ratio = n // (steps + 1)
+        timesteps = _leading(ratio, steps, config.steps_offset) + ratio
+    else:
+        timesteps = _trailing(n, steps)
+    sigmas = _sigmas(config, alphas, timesteps)
+    signal = 1 / np.sqrt(sigmas**2 + 1)
+    noise = sigmas * signal
+    logsnr = np.log(signal) - np.log(noise)
+    h = np.diff(logsnr)
+    # written as in the paper, alpha (1 - e^-h); at the last step h is infinite
+    gain = signal[1:] * -np.expm1(-h)
+    second = np.zeros(steps)
+    second[1:-1] = 0.5 * h[1:-1] / h[:-2]  # 1 / (2 r) of the paper
+    p, q = _estimate(config, signal[:-1], noise[:-1])
+    return _table(1.0, timesteps, np.ones(steps), p, q, noise[1:] / noise[:-1], gain * (1 + second), -gain * second)
+
+
+def _leading(ratio: int, steps: int, offset: int) -> Floats:
+    leading: Floats = np.arange(steps, dtype=np.float64)[::-1] * ratio + offset
+    return leading
+
+
+def _trailing(n: int, steps: int) -> Floats:
+    trailing: Floats = np.round(n - np.arange(steps) * (n / steps)) - 1
+    return trailing
+
+
+def _sigmas(config: SchedulerConfig, alphas: Floats, timesteps: Floats) -> Floats:
+    """sqrt((1 - a) / a) at `timesteps`, and 0 at the end: shape [steps + 1]."""
+    if config.rescale_betas_zero_snr:
+        alphas = np.append(alphas[:-1], _ALMOST_ZERO)
+    sigmas = np.sqrt((1 - alphas) / alphas)
+    return np.append(np.interp(timesteps, np.arange(len(sigmas)), sigmas), 0.0)
+
+
+def _table(start: float, *columns: Floats) -> Table:
+    rounded: list[Any] = [np.ascontiguousarray(column, np.float32) for column in columns]
+    return Table(start, *rounded)
