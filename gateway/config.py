@@ -1,0 +1,227 @@
+"""The whole `salon.toml` as the gateway sees it, checked as one, or refused with file, line, value and the nearest name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from analytics.events import GATEWAY_KINDS
+from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
+from analytics.settings import AnalyticsSettings, Document, analytics_settings, nearest
+from serving.variant import Variant
+
+PACKAGED = Path(__file__).parent.parent / "serving" / "models"
+DEFAULT_TABLES: dict[str, Any] = {"variants": {"base": {"model": "salon/emoji-64"}}, "routes": {"default": {"serve": "base"}, "hero": {"serve": "base"}}}
+
+
+class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[gateway]`. `render_timeout_seconds` bounds a request for pictures; `max_queue_seconds` is where 429 begins."""
+
+    listen: str = "127.0.0.1:8080"
+    api_keys: str = "file:keys.toml"
+    render_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=550)] = 300.0
+    max_queue_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 4_000_000
+
+
+class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[images]`: where pictures and their provenance are kept; any fsspec URL."""
+
+    url: str = "file://var/images"
+
+
+class RegistrySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[registry]`: where adapters and candidates are published."""
+
+    url: str = "file://var/registry"
+
+
+class EngineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[engines.NAME]`: in this process on `device`, or remote at `url`."""
+
+    device: str | None = None
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.device is None) == (self.url is None):
+            raise ValueError("give either `device` (in this process) or `url` (remote), not both")
+
+
+class RouteSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[routes.NAME]`: the variant that it serves without an experiment, and falls back to."""
+
+    serve: str
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything, with paths made absolute and `extends` resolved."""
+
+    gateway: GatewaySection
+    analytics: AnalyticsSettings
+    images_url: str
+    registry_url: str
+    engines: dict[str, EngineSection]
+    variants: dict[str, Variant]
+    routes: dict[str, RouteSection]
+    path: Path | None
+    keys_path: Path
+    var: Path
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        return self.analytics.metrics
+
+    @property
+    def experiments(self) -> dict[str, Experiment]:
+        return self.analytics.experiments
+
+    @property
+    def feedback_kinds(self) -> frozenset[str]:
+        """Kinds that the metrics name beside the built-in ones."""
+        named = {kind for metric in self.metrics.values() for kind in (metric.event, metric.denominator) if kind}
+        return frozenset(named - GATEWAY_KINDS)
+
+    def fixed_parts(self) -> dict[str, object]:
+        """What only a restart can change."""
+        events, warehouse = self.analytics.events, self.analytics.warehouse
+        return {
+            "gateway": self.gateway, "events": events, "warehouse": warehouse,
+            "images": self.images_url, "registry": self.registry_url, "engines": self.engines,
+        }  # fmt: skip
+
+
+def load(document: Document) -> Config:
+    """Check a document as a whole. Raises SettingsError."""
+    if not document.tables.get("variants") and not document.tables.get("routes"):
+        document.tables.update({name: dict(table) for name, table in DEFAULT_TABLES.items()})
+    gateway = document.section("gateway", GatewaySection)
+    parse_listen(document, gateway.listen)
+    engines = {"local": EngineSection(device="cpu"), **document.named("engines", EngineSection)}
+    variants = _variants(document, engines)
+    routes = document.named("routes", RouteSection)
+    if not routes:
+        raise document.wrong(("routes",), 'there is no route; add [routes.NAME] with serve = "VARIANT"')
+    for name, route in routes.items():
+        document.check_names(("routes", name, "serve"), [route.serve], variants)
+    analytics = analytics_settings(document)
+    _check_experiments(document, analytics, variants, routes)
+    return Config(
+        gateway=gateway,
+        analytics=analytics,
+        images_url=document.resolve(document.section("images", ImagesSection).url),
+        registry_url=document.resolve(document.section("registry", RegistrySection).url),
+        engines=engines,
+        variants=variants,
+        routes=routes,
+        path=document.path,
+        keys_path=keys_path(document),
+        var=_var(analytics, document),
+    )
+
+
+def keys_path(document: Document) -> Path:
+    """The file of API keys. Raises SettingsError for anything but `file:PATH`."""
+    value = document.section("gateway", GatewaySection).api_keys
+    if not value.startswith("file:") or value == "file:":
+        raise document.wrong(("gateway", "api_keys"), f'is {value!r}; write "file:PATH"')
+    return document.folder / value.removeprefix("file:").removeprefix("//")
+
+
+def parse_listen(document: Document, listen: str) -> tuple[str, int]:
+    """`HOST:PORT` as a pair; port 0 means any free one. Raises SettingsError."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise document.wrong(("gateway", "listen"), f'is {listen!r}; write "HOST:PORT", such as "127.0.0.1:8080"')
+    return host.strip("[]"), int(port)
+
+
+def _var(analytics: AnalyticsSettings, document: Document) -> Path:
+    """Where the gateway keeps its own small state: beside the local log."""
+    log = analytics.events.log
+    return Path(log.removeprefix("local:").partition("?")[0]).parent if log.startswith("local:") else document.folder / "var"
+
+
+def _variants(document: Document, engines: Mapping[str, EngineSection]) -> dict[str, Variant]:
+    tables = document.tables.get("variants", {})
+    if not isinstance(tables, dict):
+        raise document.wrong(("variants",), f"is {tables!r}; write [variants.NAME] tables")
+    merged: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Variant] = {}
+
+    def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+        keys, table = ("variants", name), tables[name]
+        if name in merged:
+            return merged[name]
+        if not isinstance(table, dict):
+            raise document.wrong(keys, f"is {table!r}; write [variants.{name}] with keys")
+        own = dict(table)
+        parent = own.pop("extends", None)
+        inherited: dict[str, Any] = {}
+        if parent is not None:
+            if not isinstance(parent, str):
+                raise document.wrong((*keys, "extends"), f"is {parent!r}; write the name of a variant")
+            document.check_names((*keys, "extends"), [parent], tables)
+            if parent in (*seen, name):
+                cycle = " → ".join([*seen, name, parent])
+                raise document.wrong((*keys, "extends"), f"makes a cycle: {cycle}; one of them must not extend")
+            inherited = resolve(parent, (*seen, name))
+        full = {**inherited, **own}
+        if "model" not in full:
+            raise document.wrong(keys, "`model` is missing; name a packaged model, a directory, or `extends` a variant that has one")
+        variants[name] = _variant(document, keys, full, own, engines)
+        merged[name] = full
+        return full
+
+    for name in tables:
+        resolve(name, ())
+    return variants
+
+
+def _variant(document: Document, keys: tuple[str, str], full: dict[str, Any], own: dict[str, Any], engines: Mapping[str, EngineSection]) -> Variant:
+    variant = document.convert(keys, full, Variant)
+    document.check_names((*keys, "engine"), [variant.engine], engines)
+    if engines[variant.engine].url is not None:
+        raise document.wrong((*keys, "engine"), f"{variant.engine!r} is remote; remote engines come with issue 6, use one with `device`")
+    model = _place(document, (*keys, "model"), variant.model, PACKAGED, "salon/")
+    adapter = variant.adapter
+    if adapter is not None and not adapter.startswith("registry:"):
+        adapter = _place(document, (*keys, "adapter"), adapter, None, "registry:")
+    return msgspec.structs.replace(variant, model=model, adapter=adapter)
+
+
+def _place(document: Document, keys: tuple[str, ...], value: str, packaged: Path | None, prefix: str) -> str:
+    """A directory made absolute, or the name of a packaged model as it is. Raises SettingsError when there is neither."""
+    folder = document.folder / value
+    if folder.is_dir():
+        return str(folder)
+    if packaged is not None and value.startswith(prefix):
+        name = value.removeprefix(prefix)
+        if (packaged / name).is_dir():
+            return value
+        known = [prefix + p.name for p in packaged.iterdir() if p.is_dir() and not p.name.startswith("_")] if packaged.is_dir() else []
+        raise document.wrong(keys, f"no packaged model is named {value!r}; {nearest(value, known)}")
+    near = nearest(folder.name, [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else [])
+    raise document.wrong(keys, f"there is no directory {folder}; {near}; or write {prefix}NAME")
+
+
+def _check_experiments(
+    document: Document, analytics: AnalyticsSettings, variants: Mapping[str, Variant], routes: Mapping[str, RouteSection]
+) -> None:
+    autostarted: dict[str, str] = {}
+    for name, experiment in analytics.experiments.items():
+        keys = ("experiments", name)
+        document.check_names((*keys, "route"), [experiment.route], routes)
+        document.check_names((*keys, "arms"), experiment.arms, variants)
+        if experiment.design != "ab":
+            raise document.wrong((*keys, "design"), f'{experiment.design!r} is not built yet; use "ab"')
+        if experiment.autostart and experiment.route in autostarted:
+            other = autostarted[experiment.route]
+            raise document.wrong((*keys, "autostart"), f"{other!r} starts by itself on route {experiment.route!r} too; let one of them wait")
+        if experiment.autostart:
+            autostarted[experiment.route] = name
+    for name, metric in analytics.metrics.items():
+        if name in BUILT_IN_METRICS:
+            raise document.wrong(("metrics", name), "is the name of a built-in metric; take another name")
+        if "control" in (metric.event, metric.denominator):
+            raise document.wrong(("metrics", name, "event"), "'control' is what people do to experiments; name a kind such as 'like'")

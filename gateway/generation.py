@@ -1,0 +1,253 @@
+"""One request for pictures: assign, queue, render, fall back once, and tell the event log what happened."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from analytics.events import Event, derived_id, new_id, utc_now
+from gateway.engines import Engines
+from gateway.experiments import Plan, View
+from gateway.image_request import SEED_LIMIT, ImageRequest, check_size, choose_route
+from gateway.images_store import GenerationRecord, PictureRecord
+from gateway.ledger import Life
+from gateway.problems import ClientGone, GenerationFailed, Overloaded, Unavailable, retry_after
+from serving.engine import Job, Picture
+from serving.errors import Busy, ModelError
+from serving.variant import Variant
+
+log = logging.getLogger(__name__)
+DO_NOT_RETRY = {"x-should-retry": "false"}
+_dice = random.SystemRandom()
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """A request on its way: what was decided before any work, and the seeds in the order in which they will be shown."""
+
+    request: ImageRequest
+    generation_id: UUID
+    created_at: datetime
+    plan: Plan
+    life: Life | None
+    arm: str
+    propensity: float | None
+    unit: str
+    anonymous: bool
+    size: str
+    seed: int
+    order: tuple[int, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [(self.seed + drawn) % SEED_LIMIT for drawn in self.order]
+
+    @property
+    def experiment(self) -> str:
+        return self.life.name if self.life else ""
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """What came of it: the provenance and the pixels per picture, by position."""
+
+    record: GenerationRecord
+    rgb: list[NDArray[np.uint8]]
+    steps: int
+    fallback: str = ""
+
+
+async def start(request: ImageRequest, view: View, engines: Engines) -> Started:
+    """Check the request and draw the arm. Makes no work and no event. Raises Problem.
+
+    A request without `user` joins no experiment: it gets what the route serves, under a unit of its own (`anon-…`) that
+    never comes back, so that an arm is not seen by someone who is assigned to the other.
+    """
+    request.check()
+    plan = view.plans[choose_route(request.model, tuple(view.plans))]
+    size = check_size(request.size, *await _size(view.variants[plan.serve], engines))
+    now = utc_now()
+    n = request.n or 1
+    order = list(range(n))
+    _dice.shuffle(order)
+    assigned = plan.assign(request.user) if request.user is not None else None
+    return Started(
+        request=request,
+        generation_id=new_id(),
+        created_at=now,
+        plan=plan,
+        life=plan.life if assigned else None,
+        arm=assigned.arm if assigned else "",
+        propensity=assigned.propensity if assigned else None,
+        unit=request.user if request.user is not None else f"anon-{new_id()}",
+        anonymous=request.user is None,
+        size=size,
+        seed=_dice.randrange(1 << 32) if request.seed is None else request.seed,
+        order=tuple(order),
+    )
+
+
+async def render(started: Started, view: View, engines: Engines, gone: asyncio.Event, timeout_seconds: float) -> Finished:
+    """Make the pictures with the arm's variant; if it fails, once with what the route serves: the unit keeps its arm.
+
+    Raises Overloaded with nothing begun; ClientGone when the client went away while some still waited; GenerationFailed.
+    """
+    chosen = started.arm or started.plan.serve
+    try:
+        return await _attempt(started, chosen, view, engines, gone, timeout_seconds, "")
+    except (Overloaded, ClientGone):
+        raise
+    except Exception as error:
+        if chosen == started.plan.serve or isinstance(error, TimeoutError):
+            raise _failure(error) from error
+        log.warning("arm %s of %s failed (%s); falling back to %s", chosen, started.experiment, error, started.plan.serve)
+        cause = type(error).__name__
+    try:
+        return await _attempt(started, started.plan.serve, view, engines, gone, timeout_seconds, cause)
+    except ClientGone:
+        raise
+    except Exception as error:
+        raise _failure(error) from error
+
+
+async def _attempt(
+    started: Started, name: str, view: View, engines: Engines, gone: asyncio.Event, timeout_seconds: float, fallback: str
+) -> Finished:
+    variant = view.variants[name]
+    async with asyncio.timeout(timeout_seconds):
+        loaded = await engines.load(variant)
+        jobs = [
+            Job(variant=variant, prompt=started.request.prompt, negative_prompt=started.request.negative_prompt or "", seed=seed)
+            for seed in started.seeds
+        ]
+        try:
+            futures = engines.submit(variant, jobs)
+        except Busy as busy:
+            raise Overloaded(
+                f"about {engines.queue_seconds():.0f} s of work is waiting; try again in {busy.retry_after_seconds:.0f} s",
+                headers=retry_after(busy.retry_after_seconds),
+            ) from None
+        pictures = await _wait(futures, gone)
+    record = GenerationRecord(
+        generation_id=started.generation_id,
+        created_at=started.created_at,
+        route=started.plan.route,
+        experiment=started.experiment,
+        arm=started.arm,
+        served=name,
+        variant=variant,
+        variant_digest=loaded.digest,
+        unit=started.unit,
+        anonymous=started.anonymous,
+        propensity=started.propensity,
+        prompt=started.request.prompt,
+        negative_prompt=started.request.negative_prompt or "",
+        size=started.size,
+        status="failed" if fallback else "ok",
+        queue_ms=max(picture.queue_ms for picture in pictures),
+        service_ms=max(picture.service_ms for picture in pictures),
+        context=started.request.context or {},
+        images=tuple(PictureRecord(new_id(), position, seed) for position, seed in enumerate(started.seeds)),
+    )
+    return Finished(record, [picture.rgb for picture in pictures], variant.steps, fallback)
+
+
+async def _wait(futures: Sequence[Future[Picture]], gone: asyncio.Event) -> list[Picture]:
+    """All pictures. When the client goes away, jobs that still wait are cancelled; those under way run to their end."""
+    together = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    leaving = asyncio.create_task(gone.wait())
+    try:
+        await asyncio.wait({together, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not together.done():
+            for future in futures:
+                future.cancel()
+        results = await together
+    finally:
+        leaving.cancel()
+        for future in futures:
+            future.cancel()
+    pictures: list[Picture] = []
+    for result in results:
+        if isinstance(result, asyncio.CancelledError):
+            raise ClientGone("the client went away")
+        if isinstance(result, BaseException):
+            raise result
+        pictures.append(result)
+    return pictures
+
+
+async def _size(variant: Variant, engines: Engines) -> tuple[int, int]:
+    try:
+        loaded = await engines.load(variant)
+    except ModelError as error:
+        raise Unavailable(f"what this route serves cannot be loaded: {error}", headers=retry_after(30)) from None
+    return loaded.width, loaded.height
+
+
+def _failure(error: Exception) -> GenerationFailed | Unavailable:
+    if isinstance(error, Overloaded):
+        return Unavailable(error.detail, headers=error.headers)
+    if isinstance(error, TimeoutError):
+        return GenerationFailed("the picture was not ready in time; the work was begun, so do not repeat it at once", headers=DO_NOT_RETRY)
+    if isinstance(error, ModelError):
+        return Unavailable(f"the model cannot be loaded: {error}", headers=retry_after(30))
+    return GenerationFailed("the model failed on this request; the gateway's log says why", headers=DO_NOT_RETRY)
+
+
+def exposure(started: Started) -> list[Event]:
+    """The exposure event of a unit in an experiment: always the same id, so that only the first one counts; none without one."""
+    if started.life is None:
+        return []
+    began = datetime.fromisoformat(started.life.started_at)
+    identity = derived_id(began, "exposure", started.experiment, started.arm, started.unit)
+    return [_event(started, "exposure", event_id=identity)]
+
+
+def events_of_success(started: Started, finished: Finished, *, client_gone: bool) -> list[Event]:
+    """Exposure, generation, and one image event per picture."""
+    record = finished.record
+    attributes = {**record.context, "served": record.served, "order": ",".join(map(str, started.order)), "size": record.size}
+    attributes |= {"anonymous": "true"} if started.anonymous else {}
+    attributes |= {"client_gone": "true"} if client_gone else {}
+    attributes |= {"error": finished.fallback} if finished.fallback else {}
+    common = {"variant_digest": record.variant_digest, "grid": len(record.images), "prompt": record.prompt, "steps": finished.steps, "guidance": record.variant.guidance}
+    generation = _event(
+        started, "generation", **common, seed=started.seed, queue_ms=record.queue_ms, service_ms=record.service_ms,
+        status=record.status, attributes=attributes,
+    )  # fmt: skip
+    images = [
+        _event(started, "image", **common, image_id=p.image_id, position=p.position, seed=p.seed, attributes=record.context) for p in record.images
+    ]
+    return [*exposure(started), generation, *images]
+
+
+def events_of_failure(started: Started, view: View, status: str, error: str) -> list[Event]:
+    """Exposure and a generation without pictures: `failed`, or `cancelled` when the client went away first."""
+    variant = view.variants[started.arm or started.plan.serve]
+    attributes = {**(started.request.context or {}), "error": error, **({"anonymous": "true"} if started.anonymous else {})}
+    generation = _event(
+        started, "generation", grid=len(started.order), prompt=started.request.prompt, seed=started.seed, steps=variant.steps,
+        guidance=variant.guidance, status=status, attributes=attributes,
+    )  # fmt: skip
+    return [*exposure(started), generation]
+
+
+def _event(started: Started, kind: str, **facts: Any) -> Event:
+    now = utc_now()
+    return Event(
+        **{"event_id": new_id(), "generation_id": started.generation_id, **facts},
+        kind=kind,
+        occurred_at=started.created_at if kind == "exposure" else now,
+        received_at=now,
+        route=started.plan.route,
+        experiment=started.experiment,
+        arm=started.arm,
+        unit=started.unit,
+        propensity=started.propensity,
+    )

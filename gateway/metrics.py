@@ -1,0 +1,50 @@
+"""Prometheus metrics of the gateway. Label sets are fixed: route names come from the configuration, paths are templates."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+
+class Metrics:
+    """Counters and histograms in a registry of their own, so that two gateways in one process do not mix."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("salon_requests", "HTTP requests", ["method", "path", "status"], registry=self._registry)
+        self._seconds = Histogram("salon_request_seconds", "Time to the end of the answer", ["path"], buckets=SECONDS, registry=self._registry)
+        self._overhead = Histogram(
+            "salon_generation_overhead_seconds", "Time of a generation outside queue and model", buckets=OVERHEAD_SECONDS, registry=self._registry
+        )
+        self._images = Counter("salon_images", "Pictures asked for, by what became of them", ["route", "status"], registry=self._registry)
+        self._feedback = Counter("salon_feedback_events", "Feedback events, by what became of them", ["status"], registry=self._registry)
+
+    def request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request under the template of its path."""
+        self._requests.labels(method if method in METHODS else "other", path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def overhead(self, seconds: float) -> None:
+        """The gateway's own share of a generation."""
+        self._overhead.observe(seconds)
+
+    def images(self, route: str, status: str, count: int) -> None:
+        """Count pictures: ok, failed (fallback or none), cancelled, overloaded."""
+        self._images.labels(route, status).inc(count)
+
+    def feedback(self, status: str, count: int) -> None:
+        """Count feedback events: accepted, duplicate, rejected."""
+        if count:
+            self._feedback.labels(status).inc(count)
+
+    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A value that is read when someone asks."""
+        Gauge(name, text, registry=self._registry).set_function(read)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,97 @@
+"""The feedback token: all that feedback needs to know about a generation, sealed so that its holder learns nothing from it.
+
+AES-256-GCM over msgpack; the arm and the unit are encrypted, not only signed, because the arm is never shown to a product app.
+"""
+
+import base64
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from gateway.problems import InvalidToken
+
+VERSION = b"\x01"
+NONCE_BYTES = 12
+LIFE = timedelta(days=30)
+
+
+class Shown(msgspec.Struct, frozen=True, array_like=True):
+    """One picture of a generation: at which position, made by which variant."""
+
+    image_id: UUID
+    position: int
+    variant_digest: str
+
+
+class Claims(msgspec.Struct, frozen=True, array_like=True):
+    """The assignment facts that are copied into feedback events."""
+
+    generation_id: UUID
+    issued_at: datetime
+    route: str
+    experiment: str
+    arm: str
+    unit: str
+    propensity: float | None
+    images: tuple[Shown, ...]
+
+    def expired(self, now: datetime) -> bool:
+        """Is the token older than 30 days? Late feedback is flagged, not refused."""
+        return now - self.issued_at > LIFE
+
+    def image(self, image_id: UUID) -> Shown | None:
+        """The picture with this id, when it is one of this generation's."""
+        return next((shown for shown in self.images if shown.image_id == image_id), None)
+
+
+class Sealer:
+    """Seals and opens tokens with one key of 32 bytes."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+        self._decoder = msgspec.msgpack.Decoder(Claims)
+
+    def seal(self, claims: Claims) -> str:
+        """The token: URL-safe text."""
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._cipher.encrypt(nonce, msgspec.msgpack.encode(claims), VERSION)
+        return base64.urlsafe_b64encode(VERSION + nonce + sealed).decode().rstrip("=")
+
+    def open(self, token: str) -> Claims:
+        """What was sealed. Raises InvalidToken for anything that this key did not seal."""
+        refusal = "`feedback_token` was not made by this gateway, or was changed; send the one that came with the images"
+        try:
+            data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            if data[:1] != VERSION:
+                raise InvalidToken(refusal, field="feedback_token")
+            plain = self._cipher.decrypt(data[1 : 1 + NONCE_BYTES], data[1 + NONCE_BYTES :], VERSION)
+            return self._decoder.decode(plain)
+        except (ValueError, InvalidTag, msgspec.DecodeError):
+            raise InvalidToken(refusal, field="feedback_token") from None
+
+
+def read_or_make_key(path: Path) -> bytes:
+    """32 secret bytes kept at `path`, made with mode 0600 when missing. Raises ValueError when the file is damaged."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise ValueError(f"{path} holds {len(key)} bytes, not 32: restore it, or remove it (open feedback tokens become invalid)") from None
+        return key
+    key = os.urandom(32)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def now_utc() -> datetime:
+    """The clock of tokens."""
+    return datetime.now(UTC)
