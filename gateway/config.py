@@ -1,6 +1,7 @@
 """The whole `salon.toml` as the gateway sees it, checked as one, or refused with file, line, value and the nearest name."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +9,11 @@ import msgspec
 
 from analytics.events import GATEWAY_KINDS
 from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
-from analytics.settings import AnalyticsSettings, Document, analytics_settings, nearest
+from analytics.settings import AnalyticsSettings, Document, analytics_settings
+from serving.errors import ModelError
+from serving.model import locate
 from serving.variant import Variant
 
-PACKAGED = Path(__file__).parent.parent / "serving" / "models"
 DEFAULT_TABLES: dict[str, Any] = {"variants": {"base": {"model": "salon/emoji-64"}}, "routes": {"default": {"serve": "base"}, "hero": {"serve": "base"}}}
 
 
@@ -183,26 +185,37 @@ def _variant(document: Document, keys: tuple[str, str], full: dict[str, Any], ow
     document.check_names((*keys, "engine"), [variant.engine], engines)
     if engines[variant.engine].url is not None:
         raise document.wrong((*keys, "engine"), f"{variant.engine!r} is remote; remote engines come with issue 6, use one with `device`")
-    model = _place(document, (*keys, "model"), variant.model, PACKAGED, "salon/")
-    adapter = variant.adapter
-    if adapter is not None and not adapter.startswith("registry:"):
-        adapter = _place(document, (*keys, "adapter"), adapter, None, "registry:")
+    model = _model(document, (*keys, "model"), variant.model)
+    adapter = _adapter(document, (*keys, "adapter"), variant.adapter) if variant.adapter is not None else None
     return msgspec.structs.replace(variant, model=model, adapter=adapter)
 
 
-def _place(document: Document, keys: tuple[str, ...], value: str, packaged: Path | None, prefix: str) -> str:
+def _model(document: Document, keys: tuple[str, ...], value: str) -> str:
     """A directory made absolute, or the name of a packaged model as it is. Raises SettingsError when there is neither."""
     folder = document.folder / value
     if folder.is_dir():
         return str(folder)
-    if packaged is not None and value.startswith(prefix):
-        name = value.removeprefix(prefix)
-        if (packaged / name).is_dir():
-            return value
-        known = [prefix + p.name for p in packaged.iterdir() if p.is_dir() and not p.name.startswith("_")] if packaged.is_dir() else []
-        raise document.wrong(keys, f"no packaged model is named {value!r}; {nearest(value, known)}")
-    near = nearest(folder.name, [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else [])
-    raise document.wrong(keys, f"there is no directory {folder}; {near}; or write {prefix}NAME")
+    if not value.startswith("salon/"):
+        raise document.wrong(keys, f"there is no directory {folder}{_near(folder)}; name one in diffusers layout, or a packaged model (salon/…)")
+    try:
+        locate(value)
+    except ModelError as error:
+        raise document.wrong(keys, str(error)) from None
+    return value
+
+
+def _adapter(document: Document, keys: tuple[str, ...], value: str) -> str:
+    if value.startswith("registry:"):
+        return value
+    path = document.folder / value
+    if not path.exists():
+        raise document.wrong(keys, f"there is no file or directory {path}{_near(path)}; name one, or registry:NAME@sha256:HEX")
+    return str(path)
+
+
+def _near(path: Path) -> str:
+    close = get_close_matches(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [], 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _check_experiments(

@@ -74,7 +74,7 @@ class Experiments:
         Raises Conflict, with nothing changed, when a running experiment would change in what its numbers rest on.
         """
         async with self._changing:
-            self._refuse(config)
+            self.check(config)
             self._config = config
             for name, declared in config.experiments.items():
                 await self._declare(name, declared, who)
@@ -217,7 +217,8 @@ class Experiments:
             plans[route] = Plan(route, serve, life, Split(life.allocation) if life else None)
         return View(plans, variants)
 
-    def _refuse(self, config: Config) -> None:
+    def check(self, config: Config) -> None:
+        """Raises Conflict when a running experiment would change in what its numbers rest on."""
         for name, declared in config.experiments.items():
             life = self.lives.get(name)
             if life is None or life.state not in ("running", "paused"):

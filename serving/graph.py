@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from serving.errors import ModelError
 from serving.weights import find
 
+GRAPH_FORMAT = 1  # raise it when serving.export writes other inputs, outputs or operators
+
 
 class Graph:
     """One ONNX Runtime session. Calls are made from one thread."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from serving.errors import ModelError
+from serving.graph import GRAPH_FORMAT
 from serving.samplers import SchedulerConfig
 from serving.weights import weight_files
 
@@ -121,7 +122,8 @@ def open_model(name: str, cache: Path) -> Model:
     return Model(
         folder,
         _digest(folder, cache),
-        _json(folder / "scheduler/scheduler_config.json", SchedulerConfig),
+        # diffusers' StableDiffusionPipeline sets the offset to 1 whatever the file says
+        msgspec.structs.replace(_json(folder / "scheduler/scheduler_config.json", SchedulerConfig), steps_offset=1),
         unet,
         vae,
         _json(folder / "text_encoder/config.json", TextConfig),
@@ -133,9 +135,10 @@ def open_model(name: str, cache: Path) -> Model:
 def graphs_folder(model: Model, cache: Path) -> Path:
     """Where the model's ONNX graphs are: in its directory, else under `cache`, exported there if they must be.
 
-    The export runs in a process of its own, so that torch never enters this one. Raises ModelError.
+    Graphs hold no weights, so models of one architecture share those in the cache. The export runs in a process of
+    its own, so that torch never enters this one. Raises ModelError.
     """
-    for folder in (model.folder / "onnx", exported := cache / "graphs" / model.digest.removeprefix("sha256:")):
+    for folder in (model.folder / "onnx", exported := cache / "graphs" / _architecture(model.folder)):
         if all((folder / f"{graph}.{kind}").is_file() for graph in GRAPHS for kind in ("onnx", "json")):
             return folder
     if lacking := [package for package in _EXPORT_NEEDS if importlib.util.find_spec(package) is None]:
@@ -157,6 +160,14 @@ def graphs_folder(model: Model, cache: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return exported
+
+
+def _architecture(folder: Path) -> str:
+    """A digest of what decides the graphs: the three configurations without notes of origin."""
+    notes = {"_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
+    configs = [_json(folder / part / "config.json", dict[str, object]) for part in ("text_encoder", "unet", "vae")]
+    facts = [GRAPH_FORMAT, *(sorted((key, value) for key, value in config.items() if key not in notes) for config in configs)]
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from finetune.pretrain.autoencoder import to_tensor
 from finetune.pretrain.pictures import PictureSet, picture_caption, sample_caption
 from finetune.pretrain.roles import ROLES
 
-STEPS, BATCH, RATE, ROLE_SHARE = 1500, 112, 2e-3, 0.3
+STEPS, BATCH, RATE, ROLE_SHARE = 1100, 112, 2e-3, 0.3
 
 
 def vocabulary_of(pictures: PictureSet, seed: int) -> dict[str, int]:
@@ -58,12 +58,13 @@ def loss(towers: Towers, x: torch.Tensor, ids: torch.Tensor, same: torch.Tensor)
 def train(pictures: PictureSet, folder: Path, seed: int) -> Judge:
     """Train to STEPS, resuming from `folder/judge.pt`."""
     torch.manual_seed(seed)
-    vocabulary = vocabulary_of(pictures, seed)
+    checkpoint, first = folder / "judge.pt", 0
+    state = progress.resume(checkpoint, torch.device("cpu"))
+    vocabulary = state["vocabulary"] if state else vocabulary_of(pictures, seed)
     judge = Judge(Towers(len(vocabulary) + 1), vocabulary, "untrained")
     towers = judge.towers.train()
     optimiser = torch.optim.AdamW(towers.parameters(), RATE, betas=(0.9, 0.98), weight_decay=0.05)
-    checkpoint, first = folder / "judge.pt", 0
-    if state := progress.resume(checkpoint, torch.device("cpu")):
+    if state:
         towers.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
@@ -84,7 +85,8 @@ def train(pictures: PictureSet, folder: Path, seed: int) -> Judge:
             towers.eval()
             score = recall_at_1(judge, pictures.rgb, pictures, seed=1)
             towers.train()
-            progress.save(checkpoint, {"model": towers.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1})
+            state = {"model": towers.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1, "vocabulary": vocabulary}
+            progress.save(checkpoint, state)
             progress.say("judge", step + 1, STEPS, started, loss=value.item(), recall_at_1=score)
     towers.eval()
     return judge
