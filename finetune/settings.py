@@ -7,7 +7,7 @@ import msgspec
 
 from analytics.settings import AnalyticsSettings, Document, analytics_settings
 from finetune.gate.gate import GateSettings
-from finetune.trainer import Training
+from finetune.training import Training
 from serving.variant import Variant
 
 _DEFAULT_VARIANTS: dict[str, Any] = {"base": {"model": "salon/emoji-64"}}

@@ -6,7 +6,8 @@ from finetune import lora
 from finetune.batches import Batches, TrainingSet, pairs
 from finetune.model import DiffusionModel
 from finetune.parameterization import estimate, mix
-from finetune.trainer import Training, train
+from finetune.trainer import train
+from finetune.training import Training
 
 
 @pytest.fixture
