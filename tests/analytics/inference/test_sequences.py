@@ -1,0 +1,120 @@
+"""Confidence sequence, posterior, Holm, non-inferiority: by the papers' formulas, quadrature and statsmodels."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm
+from statsmodels.stats.multitest import multipletests
+
+from analytics.inference import confidence_sequence as cs
+from analytics.inference.bayes import posterior
+from analytics.inference.contrast import LinearContrast
+from analytics.inference.multiplicity import holm
+from analytics.inference.noninferiority import margin_ratio, worse_than_margin
+from analytics.inference.proportion import ProportionContrast
+from analytics.inference.tails import two_sided_critical
+
+
+def test_two_sided_as_the_paper_writes_it():
+    """arXiv 2103.06476 eq. 9 and 155, with D = .02, se = .006, N = 3000 of 5000 planned."""
+    n, planned, alpha, d, se = 3000, 5000, 0.05, 0.02, 0.006
+    rho = math.sqrt((-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / planned)
+    kap = n * rho**2 + 1
+    half = se * math.sqrt(n) * math.sqrt(2 * kap / (n * rho) ** 2 * math.log(math.sqrt(kap) / alpha))
+    assert se * cs.two_sided_critical(n, alpha, planned) == pytest.approx(half, rel=1e-12)
+    e = math.exp(rho**2 * (d**2 * n / se**2) / (2 * kap)) / math.sqrt(kap)
+    assert cs.e_value(d / se, n, alpha, planned) == pytest.approx(e, rel=1e-12)
+
+
+def test_one_sided_as_the_paper_writes_it():
+    n, planned, alpha, d, se = 3000, 5000, 0.05, 0.02, 0.006
+    two = 2 * alpha
+    rho = math.sqrt((-2 * math.log(two) + math.log(-2 * math.log(two) + 1)) / planned)
+    kap = n * rho**2 + 1
+    half = se * math.sqrt(n) * math.sqrt(2 * kap / (n * rho) ** 2 * math.log(1 + math.sqrt(kap) / (2 * alpha)))
+    assert se * cs.one_sided_critical(n, alpha, planned) == pytest.approx(half, rel=1e-12)
+    q = n * rho**2 * d**2 / (2 * kap * se**2)
+    assert cs.one_sided_p(d / se, n, alpha, planned) == pytest.approx(math.sqrt(kap) / (2 * math.expm1(q)), rel=1e-12)
+    assert cs.one_sided_p(-1.0, n, alpha, planned) == 1.0
+
+
+def test_tightest_at_the_planned_units():
+    widths = {n: cs.two_sided_critical(n, 0.05, 5000) / math.sqrt(n) for n in (2500, 4000, 5000, 6000, 10000)}
+    per_root = {n: w * math.sqrt(n) for n, w in widths.items()}
+    assert min(per_root, key=per_root.get) == 5000
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(0, 1e3), st.integers(2, 10**8), st.floats(1e-4, 0.49), st.integers(10, 10**7))
+def test_evidence_and_interval_agree(z, n, alpha, planned):
+    critical = cs.two_sided_critical(n, alpha, planned)
+    if abs(z / critical - 1) > 1e-9:
+        assert (cs.e_value(z, n, alpha, planned) >= 1 / alpha) == (z >= critical)
+    bound = cs.one_sided_critical(n, alpha, planned)
+    if abs(z / bound - 1) > 1e-9:
+        assert (cs.one_sided_p(z, n, alpha, planned) <= alpha) == (z >= bound)
+    assert math.isfinite(cs.e_value(z * 1e6, n, alpha, planned))
+
+
+def test_sequence_covers_at_every_look():
+    """2,000 walks of 5,000 standard normal steps: at most alpha ever leave the sequence; a 95% z interval is left by most."""
+    rng = np.random.default_rng(0)
+    looks = np.arange(50, 5001, 50)
+    z = rng.standard_normal((2000, 100)) * math.sqrt(50)
+    z = np.abs(np.cumsum(z, axis=1)) / np.sqrt(looks)
+    bound = np.array([cs.two_sided_critical(int(n), 0.05, 2000) for n in looks])
+    assert (z > bound).any(axis=1).mean() <= 0.05
+    assert (z > 1.96).any(axis=1).mean() > 0.25
+
+
+def test_posterior_by_quadrature():
+    post = posterior(0.08, 0.05)
+    precision = 1 / 0.05**2 + 1 / 0.3**2
+    assert post.mean == pytest.approx(0.08 / 0.05**2 / precision, rel=1e-12)
+    assert post.sd == pytest.approx(precision**-0.5, rel=1e-12)
+    density = norm(post.mean, post.sd).pdf
+    assert post.prob_positive == pytest.approx(quad(density, 0, 2)[0], rel=1e-8)
+    assert post.loss_if_negative == pytest.approx(quad(lambda u: -u * density(u), -2, 0)[0], rel=1e-7)
+    assert post.loss_if_positive == pytest.approx(quad(lambda u: u * density(u), 0, 2)[0], rel=1e-7)
+    assert post.interval(0.05) == pytest.approx(norm(post.mean, post.sd).interval(0.95), rel=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.3))
+def test_holm_is_statsmodels_and_its_levels_agree(p_values, alpha):
+    ours = holm(p_values, alpha)
+    theirs = multipletests(p_values, alpha, method="holm")[1]
+    assert [o.p_value for o in ours] == pytest.approx(list(theirs), rel=1e-9)
+    for p, one in zip(p_values, ours, strict=True):
+        if abs(p - one.alpha) > 1e-12 * alpha:
+            assert (one.p_value <= alpha) == (p <= one.alpha)
+        assert 0 < one.alpha <= alpha
+
+
+def test_guardrail_in_both_directions():
+    slow = LinearContrast(treated=130, control=100, treated_variance=1, control_variance=1, df=5000, units=5000)
+    assert worse_than_margin(slow, 0.10, "down", 0.05, 5000) is True
+    assert worse_than_margin(slow, 0.29, "down", 0.05, 5000) is None
+    assert worse_than_margin(slow, 0.60, "down", 0.05, 5000) is False
+    assert worse_than_margin(slow, 0.10, "up", 0.05, 5000) is False
+    rare = ProportionContrast(x_a=600, n_a=3000, x_b=300, n_b=3000)
+    assert worse_than_margin(rare, 0.10, "up", 0.05, 5000) is True
+    assert worse_than_margin(rare, 3.0, "up", 0.05, 5000) is False
+
+
+def test_margin_of_a_negative_control():
+    # control -10, higher is better, margin 20%: the edge is -12, a ratio of 1.2
+    assert margin_ratio(-10.0, 0.2, "up") == pytest.approx(1.2)
+    assert margin_ratio(-10.0, 0.2, "down") == pytest.approx(0.8)
+
+
+def test_guardrail_never_contradicts_its_interval():
+    for df in (3.0, 10.0, 1e4):
+        for treated in np.linspace(100, 200, 60):
+            c = LinearContrast(treated=float(treated), control=100, treated_variance=60, control_variance=60, df=df, units=40)
+            if worse_than_margin(c, 0.1, "down", 0.05, 40):
+                assert c.ratio_interval(two_sided_critical(0.05, df))[0] > 1.1
