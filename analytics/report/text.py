@@ -1,7 +1,7 @@
 """The report on a terminal: decision first, then the evidence, at most 100 columns."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from analytics.report.schema import Comparison, MetricReport, Report
 from analytics.report.words import chance, number, p_value, percent, plural, signed, span
@@ -18,7 +18,10 @@ VERDICTS = {
 
 def to_text(report: Report) -> str:
     """The report as text, ending in a newline."""
-    return "\n".join([*_head(report), *_arms(report), *_metrics(report), *_checks(report), *_notes(report)]) + "\n"
+    return (
+        "\n".join([*_head(report), *_arms(report), *metric_lines(report.metrics, _control(report)), *_checks(report), *_notes(report)])
+        + "\n"
+    )
 
 
 def verdict(report: Report) -> str:
@@ -40,9 +43,9 @@ def _head(report: Report) -> list[str]:
     lines = [f"{report.experiment}{route} ({report.design})", f"{age(report)}; as of {report.as_of:%Y-%m-%d %H:%M} UTC"]
     if report.events_read:
         lines[-1] += f"; {plural(report.events_read, 'event')}"
-    lines += ["", f"  ▶ {verdict(report)}", *_wrap(report.decision.reason, "    ")]
+    lines += ["", f"  ▶ {verdict(report)}", *wrap(report.decision.reason, "    ")]
     for risk in report.decision.risks:
-        lines += _wrap(risk, "    ! ", "      ")
+        lines += wrap(risk, "    ! ", "      ")
     return lines
 
 
@@ -61,20 +64,36 @@ def _arms(report: Report) -> list[str]:
                 number(arm.latency_ms.p95, "mean"),
             ]
         rows.append(row)
-    return ["", "Arms", *_table(header, rows)]
+    return ["", "Arms", *table(header, rows)]
 
 
-def _metrics(report: Report) -> list[str]:
+def metric_lines(metrics: Sequence[MetricReport], control: str) -> list[str]:
+    """A table per metric: the control, then every other arm against it. "At any look" only where it was computed."""
     lines = []
-    for metric in report.metrics:
+    for metric in metrics:
         better = "higher is better" if metric.direction == "up" else "lower is better"
         margin = f", margin {percent(metric.margin)}" if metric.margin is not None else ""
         lines += ["", f"{metric.metric}: {metric.role}, {metric.kind}, {better}{margin}"]
-        rows = [_row(report, metric, comparison) for comparison in (None, *metric.comparisons)]
-        header = ["arm", "value", "lift", f"{_level(metric)} interval", "at any look", "p any look", "P(better)", ""]
-        lines += _table(header, rows)
-        lines += [line for c in metric.comparisons if c.p_value is None for line in _wrap(f"{c.arm}: {c.method}", "    ")]
+        values = {arm.arm: number(arm.mean, metric.kind) for arm in metric.arms}
+        sequential = any(c.always_valid for c in metric.comparisons)
+        header = [
+            "arm",
+            "value",
+            "lift",
+            f"{_level(metric)} interval",
+            "at any look" if sequential else "",
+            "p any look" if sequential else "p",
+        ]
+        rows = [[control, values.get(control, "–"), "", "", "", "", "", ""], *(_row(metric, c, values) for c in metric.comparisons)]
+        lines += table([*header, "P(better)", ""], rows)
+        lines += [line for c in metric.comparisons if c.p_value is None for line in wrap(f"{c.arm}: {c.method}", "    ")]
+        reduced = [f"{c.arm} {c.variance_reduction:.0%}" for c in metric.comparisons if c.variance_reduction is not None]
+        lines += wrap(f"variance taken out by CUPED: {', '.join(reduced)}", "    ") if reduced else []
     return lines
+
+
+def _control(report: Report) -> str:
+    return next(arm.arm for arm in report.arms if arm.control)
 
 
 def _level(metric: MetricReport) -> str:
@@ -82,21 +101,19 @@ def _level(metric: MetricReport) -> str:
     return levels.pop() if len(levels) == 1 else "Holm"
 
 
-def _row(report: Report, metric: MetricReport, comparison: Comparison | None) -> list[str]:
-    values = {arm.arm: number(arm.mean, metric.kind) for arm in metric.arms}
-    if comparison is None:
-        control = next(arm.arm for arm in report.arms if arm.control)
-        return [control, values.get(control, "–"), "", "", "", "", "", ""]
-    lift, interval, sequence = signed(comparison.relative.value), span(comparison.relative.ci), comparison.always_valid
-    anytime = span(sequence.relative_ci) if sequence else "–"
+def _row(metric: MetricReport, comparison: Comparison, values: Mapping[str, str]) -> list[str]:
+    sequence = comparison.always_valid
+    lift, interval, anytime = (
+        signed(comparison.relative.value),
+        span(comparison.relative.ci),
+        span(sequence.relative_ci) if sequence else "",
+    )
     if comparison.relative.value is None and comparison.difference.value is not None:
         lift, interval = f"{comparison.difference.value:+.3g}", _absolute(comparison.difference.ci)
-        anytime = _absolute(sequence.difference_ci) if sequence else "–"
+        anytime = _absolute(sequence.difference_ci) if sequence else ""
+    mark = {True: "holds", False: "BROKEN", None: "open"}[comparison.ok] if metric.role == "guardrail" else ""
+    p = p_value(sequence.p_value if sequence else comparison.adjusted_p_value)
     better = chance(comparison.bayes.prob_better if comparison.bayes else None)
-    mark = ""
-    if metric.role == "guardrail":
-        mark = {True: "holds", False: "BROKEN", None: "open"}[comparison.ok]
-    p = p_value(sequence.p_value if sequence else None)
     return [comparison.arm, values.get(comparison.arm, "–"), lift, interval, anytime, p, better, mark]
 
 
@@ -107,7 +124,7 @@ def _absolute(ci: tuple[float | None, float | None]) -> str:
 def _checks(report: Report) -> list[str]:
     lines = ["", "Checks"]
     for name, ok, text in check_lines(report):
-        lines += _wrap(text, f"  {'✓' if ok else '✗'} {name:<13}", " " * 17)
+        lines += wrap(text, f"  {'✓' if ok else '✗'} {name:<13}", " " * 17)
     return lines
 
 
@@ -142,11 +159,12 @@ def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
 def _notes(report: Report) -> list[str]:
     lines = ["", "How to read this"]
     for note in report.method_notes:
-        lines += _wrap(note, "  - ", "    ")
+        lines += wrap(note, "  - ", "    ")
     return lines
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns within the width; a column without header and content is left out."""
     keep = [i for i in range(len(header)) if header[i] or any(row[i] for row in rows)]
     widths = [max(len(line[i]) for line in (header, *rows)) for i in keep]
     # The first column gives way, never the numbers.
@@ -164,5 +182,6 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def _wrap(text: str, first: str, rest: str | None = None) -> list[str]:
+def wrap(text: str, first: str, rest: str | None = None) -> list[str]:
+    """Lines within the width, indented by `first` and then `rest`."""
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest, break_on_hyphens=False)
