@@ -41,14 +41,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """One sampler at one number of steps: arrays of shape [steps], but `start`, the deviation of the initial noise.
-
-    The model is called with `scale * x` and `timesteps`.
-    """
+    """One sampler at one number of steps: arrays of shape [steps], but `start`, the deviation of the initial noise."""
 
     start: float
     timesteps: Latents
-    scale: Latents
     p: Latents
     q: Latents
     a: Latents
@@ -121,25 +117,31 @@ def _ddim(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> 
         timesteps = _leading(n // steps, steps, config.steps_offset) if spacing == "leading" else _trailing(n, steps)
     # with an offset, as many steps as training timesteps would begin after the last
     now = alphas[np.minimum(timesteps, n - 1).astype(int)]
-    then = np.append(now[1:], 1.0 if config.set_alpha_to_one else alphas[0])
-    p, q = _estimate(config, np.sqrt(now), np.sqrt(1 - now))
-    a = np.sqrt((1 - then) / (1 - now))
-    return _table(1.0, timesteps, np.ones(steps), p, q, a, np.sqrt(then) - a * np.sqrt(now), np.zeros(steps))
+    then = np.append(now, 1.0 if config.set_alpha_to_one else alphas[0])
+    return _deterministic(config, 1.0, timesteps, np.sqrt(then), np.sqrt(1 - then))
+
+
+def _deterministic(config: SchedulerConfig, start: float, timesteps: Floats, signal: Floats, noise: Floats) -> Table:
+    """Keep the predicted noise, change its share: from x = signal x0 + noise eps to the next signal and noise."""
+    a = noise[1:] / noise[:-1]
+    return _table(start, timesteps, *_estimate(config, signal[:-1], noise[:-1]), a, signal[1:] - a * signal[:-1], np.zeros_like(a))
 
 
 def _euler(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> Table:
-    """Karras et al. 2022, algorithm 1 without its second order: x and sigma unscaled, the model sees x / sqrt(sigma² + 1)."""
+    """Karras et al. 2022, algorithm 1 without its second order.
+
+    Written for x / sqrt(sigma² + 1), which is what the model sees: there an Euler step in sigma is DDIM's own
+    between sigmas, and fp32 does not suffer from sigmas of several thousand.
+    """
     n = config.num_train_timesteps
     if spacing == "linspace":
         timesteps = np.linspace(0, n - 1, steps)[::-1]
     else:
         timesteps = _leading(n // steps, steps, config.steps_offset) if spacing == "leading" else _trailing(n, steps)
-    sigmas = _sigmas(config, alphas, timesteps)
-    now, then = sigmas[:-1], sigmas[1:]
-    scale = 1 / np.sqrt(now**2 + 1)
-    p, q = _estimate(config, scale, now * scale)
-    start = float(sigmas.max()) if spacing != "leading" else float(np.sqrt(sigmas.max() ** 2 + 1))
-    return _table(start, timesteps, scale, p * scale, q, then / now, 1 - then / now, np.zeros(steps))
+    signal, noise = _signal_and_noise(config, alphas, timesteps)
+    # diffusers scales the first noise by sigma, or for leading by sqrt(sigma² + 1)
+    start = 1.0 if spacing == "leading" else float(noise[0])
+    return _deterministic(config, start, timesteps, signal, noise)
 
 
 def _dpm(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> Table:
@@ -152,9 +154,7 @@ def _dpm(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> T
         timesteps = _leading(ratio, steps, config.steps_offset) + ratio
     else:
         timesteps = _trailing(n, steps)
-    sigmas = _sigmas(config, alphas, timesteps)
-    signal = 1 / np.sqrt(sigmas**2 + 1)
-    noise = sigmas * signal
+    signal, noise = _signal_and_noise(config, alphas, timesteps)
     logsnr = np.log(signal) - np.log(noise)
     h = np.diff(logsnr)
     # written as in the paper, alpha (1 - e^-h); at the last step h is infinite
@@ -162,7 +162,7 @@ def _dpm(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> T
     second = np.zeros(steps)
     second[1:-1] = 0.5 * h[1:-1] / h[:-2]  # 1 / (2 r) of the paper
     p, q = _estimate(config, signal[:-1], noise[:-1])
-    return _table(1.0, timesteps, np.ones(steps), p, q, noise[1:] / noise[:-1], gain * (1 + second), -gain * second)
+    return _table(1.0, timesteps, p, q, noise[1:] / noise[:-1], gain * (1 + second), -gain * second)
 
 
 def _leading(ratio: int, steps: int, offset: int) -> Floats:
@@ -175,12 +175,13 @@ def _trailing(n: int, steps: int) -> Floats:
     return trailing
 
 
-def _sigmas(config: SchedulerConfig, alphas: Floats, timesteps: Floats) -> Floats:
-    """sqrt((1 - a) / a) at `timesteps`, and 0 at the end: shape [steps + 1]."""
+def _signal_and_noise(config: SchedulerConfig, alphas: Floats, timesteps: Floats) -> tuple[Floats, Floats]:
+    """sqrt(a) and sqrt(1 - a) by sigma interpolated at `timesteps`, then 1 and 0: shape [steps + 1] each."""
     if config.rescale_betas_zero_snr:
         alphas = np.append(alphas[:-1], _ALMOST_ZERO)
     sigmas = np.sqrt((1 - alphas) / alphas)
-    return np.append(np.interp(timesteps, np.arange(len(sigmas)), sigmas), 0.0)
+    sigma = np.append(np.interp(timesteps, np.arange(len(sigmas)), sigmas), 0.0)
+    return 1 / np.sqrt(sigma**2 + 1), sigma / np.sqrt(sigma**2 + 1)
 
 
 def _table(start: float, *columns: Floats) -> Table:

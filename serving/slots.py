@@ -78,13 +78,13 @@ def embed(slots: Sequence[Slot]) -> None:
 def advance(slots: Sequence[Slot]) -> None:
     """One UNet call and one sampler step for slots of one session, whatever their steps, guidance and sampler."""
     lane, guided = slots[0].session.lane, [i for i, slot in enumerate(slots) if slot.rows == 2]
-    columns = [[getattr(slot.table, name)[slot.step] for slot in slots] for name in ("timesteps", "scale", "p", "q", "a", "b", "c")]
-    timesteps, scale, p, q, a, b, c = np.array(columns, np.float32)[:, :, None, None, None]
+    columns = [[getattr(slot.table, name)[slot.step] for slot in slots] for name in ("timesteps", "p", "q", "a", "b", "c")]
+    timesteps, p, q, a, b, c = np.array(columns, np.float32)[:, :, None, None, None]
     x = np.stack([slot.x for slot in slots])
-    sample, timestep = x * scale, timesteps.reshape(-1)
+    timestep = timesteps.reshape(-1)
     started = time.perf_counter()
     output = slots[0].session.unet(
-        sample=np.concatenate([sample, sample[guided]]),
+        sample=np.concatenate([x, x[guided]]),
         timestep=np.concatenate([timestep, timestep[guided]]),
         encoder_hidden_states=np.stack([slot.positive for slot in slots] + [slots[i].negative for i in guided]),
     )
