@@ -62,16 +62,16 @@ class Answers:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute("PRAGMA secure_delete = ON")
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS answers (owner TEXT, key TEXT, at REAL, unit TEXT, size INTEGER, data BLOB, PRIMARY KEY (owner, key))"
-            )
+            columns = "owner TEXT, key TEXT, at REAL, unit TEXT, size INTEGER, data BLOB, PRIMARY KEY (owner, key)"
+            database.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns})")
             database.execute("CREATE INDEX IF NOT EXISTS answers_at ON answers (at)")
             self._database = database
         return self._database
 
     @staticmethod
     def _get(database: sqlite3.Connection, owner: str, key: str) -> Kept | None:
-        row = database.execute("SELECT data FROM answers WHERE owner = ? AND key = ? AND at > ?", (owner, key, time.time() - LIFE_SECONDS)).fetchone()
+        sql = "SELECT data FROM answers WHERE owner = ? AND key = ? AND at > ?"
+        row = database.execute(sql, (owner, key, time.time() - LIFE_SECONDS)).fetchone()
         return msgspec.msgpack.decode(row[0], type=Kept) if row else None
 
     @staticmethod

@@ -43,7 +43,8 @@ class Allocation(msgspec.Struct, frozen=True):
 def allocate(salt: str, weights: Mapping[str, float]) -> Allocation:
     """The first allocation: one span per arm, in the order of names. Raises ValueError for weights that do not sum to 1."""
     check_weights(dict(weights))
-    spans, start = {}, 0
+    spans: dict[str, tuple[Span, ...]] = {}
+    start = 0
     for arm, ticks in sorted(_ticks(weights).items()):
         spans[arm] = (Span(start, start + ticks),) if ticks else ()
         start += ticks

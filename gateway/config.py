@@ -14,7 +14,10 @@ from serving.errors import ModelError
 from serving.model import locate
 from serving.variant import Variant
 
-DEFAULT_TABLES: dict[str, Any] = {"variants": {"base": {"model": "salon/emoji-64"}}, "routes": {"default": {"serve": "base"}, "hero": {"serve": "base"}}}
+DEFAULT_TABLES: dict[str, Any] = {
+    "variants": {"base": {"model": "salon/emoji-64"}},
+    "routes": {"default": {"serve": "base"}, "hero": {"serve": "base"}},
+}
 
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,7 +183,9 @@ def _variants(document: Document, engines: Mapping[str, EngineSection]) -> dict[
     return variants
 
 
-def _variant(document: Document, keys: tuple[str, str], full: dict[str, Any], own: dict[str, Any], engines: Mapping[str, EngineSection]) -> Variant:
+def _variant(
+    document: Document, keys: tuple[str, str], full: dict[str, Any], own: dict[str, Any], engines: Mapping[str, EngineSection]
+) -> Variant:
     variant = document.convert(keys, full, Variant)
     document.check_names((*keys, "engine"), [variant.engine], engines)
     if engines[variant.engine].url is not None:
@@ -196,7 +201,9 @@ def _model(document: Document, keys: tuple[str, ...], value: str) -> str:
     if folder.is_dir():
         return str(folder)
     if not value.startswith("salon/"):
-        raise document.wrong(keys, f"there is no directory {folder}{_near(folder)}; name one in diffusers layout, or a packaged model (salon/…)")
+        raise document.wrong(
+            keys, f"there is no directory {folder}{_near(folder)}; name one in diffusers layout, or a packaged model (salon/…)"
+        )
     try:
         locate(value)
     except ModelError as error:
@@ -230,7 +237,9 @@ def _check_experiments(
             raise document.wrong((*keys, "design"), f'{experiment.design!r} is not built yet; use "ab"')
         if experiment.autostart and experiment.route in autostarted:
             other = autostarted[experiment.route]
-            raise document.wrong((*keys, "autostart"), f"{other!r} starts by itself on route {experiment.route!r} too; let one of them wait")
+            raise document.wrong(
+                (*keys, "autostart"), f"{other!r} starts by itself on route {experiment.route!r} too; let one of them wait"
+            )
         if experiment.autostart:
             autostarted[experiment.route] = name
     for name, metric in analytics.metrics.items():

@@ -54,7 +54,7 @@ class Engines:
         engine, futures = self._engine(variant.engine), []
         try:
             for job in jobs:
-                futures.append(engine.submit(job))  # noqa: PERF401: what was queued must be cancelled when one is refused
+                futures.append(engine.submit(job))  # noqa: PERF401
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -82,5 +82,7 @@ class Engines:
         with self._making:
             if name not in self._engines:
                 device = self._sections[name].device or "cpu"
-                self._engines[name] = LocalEngine(self._registry, device=device, cache=self._cache, max_queue_seconds=self._max_queue_seconds)
+                self._engines[name] = LocalEngine(
+                    self._registry, device=device, cache=self._cache, max_queue_seconds=self._max_queue_seconds
+                )
             return self._engines[name]

@@ -99,7 +99,9 @@ class Experiments:
             variants = {variant_name: msgspec.convert(announcement["variant"], Variant)}
             known = {**self.view.variants, **variants}
             if declared.route not in self._config.routes:
-                raise ValueError(f"candidate {variant_name!r} is for route {declared.route!r}; {nearest(declared.route, self._config.routes)}")
+                raise ValueError(
+                    f"candidate {variant_name!r} is for route {declared.route!r}; {nearest(declared.route, self._config.routes)}"
+                )
             for arm in declared.arms:
                 if arm not in known:
                     raise ValueError(f"candidate experiment {name!r} has the arm {arm!r}; {nearest(arm, known)}")
@@ -134,7 +136,9 @@ class Experiments:
             if life.state not in ALLOWED["weights"]:
                 raise Conflict(f"experiment {name!r} is {life.state}; its weights are history", field="state")
             if set(weights) != set(life.declared.arms):
-                raise InvalidRequest(f"`weights` names {sorted(weights)}; give one for each of {sorted(life.declared.arms)}", field="weights")
+                raise InvalidRequest(
+                    f"`weights` names {sorted(weights)}; give one for each of {sorted(life.declared.arms)}", field="weights"
+                )
             try:
                 check_weights(weights)
             except ValueError as error:
@@ -188,7 +192,9 @@ class Experiments:
         try:
             await asyncio.wrap_future(self._log.submit([event]))
         except LogFull as error:
-            raise Unavailable("the event log is full, and a change must be recorded first", headers=retry_after(error.retry_after_seconds)) from None
+            raise Unavailable(
+                "the event log is full, and a change must be recorded first", headers=retry_after(error.retry_after_seconds)
+            ) from None
         except OSError as error:
             raise Unavailable(f"the event log cannot be written ({error.strerror}), and a change must be recorded first") from None
         # Under the lock this process is the only writer of control records: all of them up to the log's end are applied.
@@ -226,13 +232,17 @@ class Experiments:
             for field in FIXED_WHILE_RUNNING:
                 if getattr(declared, field) != getattr(life.declared, field):
                     was, now = getattr(life.declared, field), getattr(declared, field)
-                    raise Conflict(f"experiment {name!r} is {life.state}: its `{field}` cannot change from {was!r} to {now!r}; stop it and take a new name")
+                    change = f"its `{field}` cannot change from {was!r} to {now!r}"
+                    raise Conflict(f"experiment {name!r} is {life.state}: {change}; stop it and take a new name")
             if set(declared.arms) != set(life.declared.arms):
-                raise Conflict(f"experiment {name!r} is {life.state}: its arms are {sorted(life.declared.arms)}; for others stop it and take a new name")
+                arms = sorted(life.declared.arms)
+                raise Conflict(f"experiment {name!r} is {life.state}: its arms are {arms}; for others stop it and take a new name")
         for life in self.lives.values():
             missing = set(life.declared.arms) - set(config.variants) - set(self.ledger.variants)
             if life.state == "running" and missing and (life.origin == "round" or life.name in config.experiments):
-                raise Conflict(f"variant {sorted(missing)[0]!r} is an arm of the running experiment {life.name!r}; keep it, or stop the experiment")
+                raise Conflict(
+                    f"variant {sorted(missing)[0]!r} is an arm of the running experiment {life.name!r}; keep it, or stop the experiment"
+                )
 
     async def _declare(self, name: str, declared: Experiment, who: str) -> None:
         life = self.lives.get(name)
@@ -260,7 +270,9 @@ class Experiments:
         if life.route not in self._config.routes:
             raise Conflict(f"route {life.route!r} is no longer configured; {nearest(life.route, self._config.routes)}", field="route")
         if others := self._others(life):
-            raise Conflict(f"experiment {others[0]!r} holds route {life.route!r}; stop it first: two experiments on one route never share a unit")
+            raise Conflict(
+                f"experiment {others[0]!r} holds route {life.route!r}; stop it first: two experiments on one route never share a unit"
+            )
 
 
 def actions() -> tuple[str, ...]:

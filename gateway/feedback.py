@@ -70,7 +70,9 @@ class Reader:
     async def _by_generation(self, generation_id: UUID | None) -> Claims:
         self._may_look_up("feedback without `feedback_token`")
         if generation_id is None:
-            raise InvalidRequest("`feedback_token` and `generation_id` are missing; one of them says what this is about", field="generation_id")
+            raise InvalidRequest(
+                "`feedback_token` and `generation_id` are missing; one of them says what this is about", field="generation_id"
+            )
         claims = self._gateway.recent.generation(generation_id)
         if claims is None:
             record = await _read(self._gateway.store.generation, generation_id)
@@ -124,7 +126,9 @@ async def append(gateway: Gateway, events: list[Event]) -> list[bool]:
     try:
         return await asyncio.wrap_future(gateway.event_log.submit(events))
     except LogFull as full:
-        raise Unavailable("the event log is at its bound; nothing was stored, send it again", headers=retry_after(full.retry_after_seconds)) from None
+        raise Unavailable(
+            "the event log is at its bound; nothing was stored, send it again", headers=retry_after(full.retry_after_seconds)
+        ) from None
     except OSError as error:
         text = f"the event log cannot be written ({error.strerror or type(error).__name__}); nothing was stored, send it again"
         raise Unavailable(text, headers=retry_after(5)) from None

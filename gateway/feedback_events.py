@@ -18,7 +18,15 @@ from gateway.wire import shown
 
 EVENTS = 1000
 AHEAD = timedelta(minutes=5)
-RESERVED_ATTRIBUTES = ("client_event_id", "client_occurred_at", "loser", "loser_arm", "loser_variant_digest", "loser_generation_id", "rater")
+RESERVED_ATTRIBUTES = (
+    "client_event_id",
+    "client_occurred_at",
+    "loser",
+    "loser_arm",
+    "loser_variant_digest",
+    "loser_generation_id",
+    "rater",
+)
 BOTS = re.compile(r"bot\b|crawl|spider|slurp|headless|phantomjs|facebookexternalhit|lighthouse|pingdom|archiver", re.IGNORECASE)
 
 
@@ -62,7 +70,9 @@ def feedback_event(item: Feedback, claims: Claims, now: datetime, kinds: Collect
     """The event to log. Raises InvalidRequest, InvalidToken."""
     _check_kind(item.kind, kinds)
     if item.generation_id is not None and item.generation_id != claims.generation_id:
-        raise InvalidToken(f"`generation_id` is {item.generation_id}, but `feedback_token` belongs to another generation", field="generation_id")
+        raise InvalidToken(
+            f"`generation_id` is {item.generation_id}, but `feedback_token` belongs to another generation", field="generation_id"
+        )
     picture = _picture(item.image_id, claims)
     if item.value is not None and not math.isfinite(item.value):
         raise InvalidRequest(f"`value` is {item.value}; give a finite number", field="value")
@@ -81,7 +91,9 @@ def preference_event(item: Preference, winner: Claims, loser: Claims, now: datet
     if item.winner == item.loser:
         raise InvalidRequest(f"`winner` and `loser` are the same picture {item.winner}; name two", field="loser")
     if winner.route != loser.route:
-        raise InvalidRequest(f"`winner` was made for route {winner.route!r}, `loser` for {loser.route!r}; compare within one route", field="loser")
+        raise InvalidRequest(
+            f"`winner` was made for route {winner.route!r}, `loser` for {loser.route!r}; compare within one route", field="loser"
+        )
     lost = _picture(item.loser, loser)
     attributes = {"loser": str(item.loser), "loser_arm": loser.arm, "loser_generation_id": str(loser.generation_id)}
     attributes |= {"loser_variant_digest": lost.variant_digest if lost else ""}
@@ -95,10 +107,12 @@ def preference_event(item: Preference, winner: Claims, loser: Claims, now: datet
 
 def _check_kind(kind: str, kinds: Collection[str]) -> None:
     if kind == "preference":
-        raise InvalidRequest("`kind` is \"preference\"; a choice between two pictures goes to POST /v1/preferences", field="kind")
+        raise InvalidRequest('`kind` is "preference"; a choice between two pictures goes to POST /v1/preferences', field="kind")
     if kind not in kinds:
         known = sorted({*kinds} - {"preference"})
-        raise InvalidRequest(f"`kind` is {shown(kind)}, which is neither built in nor named by a metric; {nearest(kind[:200], known)}", field="kind")
+        raise InvalidRequest(
+            f"`kind` is {shown(kind)}, which is neither built in nor named by a metric; {nearest(kind[:200], known)}", field="kind"
+        )
 
 
 def _picture(image_id: UUID | None, claims: Claims) -> Shown | None:

@@ -160,10 +160,11 @@ async def _attempt(
 
 async def _wait(futures: Sequence[Future[Picture]], gone: asyncio.Event) -> list[Picture]:
     """All pictures. When the client goes away, jobs that still wait are cancelled; those under way run to their end."""
-    together = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+    together: asyncio.Future[list[Picture | BaseException]] = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
     leaving = asyncio.create_task(gone.wait())
+    waiting: list[asyncio.Future[Any]] = [together, leaving]
     try:
-        await asyncio.wait({together, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not together.done():
             for future in futures:
                 future.cancel()
@@ -216,13 +217,20 @@ def events_of_success(started: Started, finished: Finished, *, client_gone: bool
     attributes |= {"anonymous": "true"} if started.anonymous else {}
     attributes |= {"client_gone": "true"} if client_gone else {}
     attributes |= {"error": finished.fallback} if finished.fallback else {}
-    common = {"variant_digest": record.variant_digest, "grid": len(record.images), "prompt": record.prompt, "steps": finished.steps, "guidance": record.variant.guidance}
+    common = {
+        "variant_digest": record.variant_digest,
+        "grid": len(record.images),
+        "prompt": record.prompt,
+        "steps": finished.steps,
+        "guidance": record.variant.guidance,
+    }
     generation = _event(
         started, "generation", **common, seed=started.seed, queue_ms=record.queue_ms, service_ms=record.service_ms,
         status=record.status, attributes=attributes,
     )  # fmt: skip
     images = [
-        _event(started, "image", **common, image_id=p.image_id, position=p.position, seed=p.seed, attributes=record.context) for p in record.images
+        _event(started, "image", **common, image_id=p.image_id, position=p.position, seed=p.seed, attributes=record.context)
+        for p in record.images
     ]
     return [*exposure(started), generation, *images]
 

@@ -31,9 +31,9 @@ class Idempotency(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """ASGI. Raises InvalidRequest, IdempotencyMismatch."""
-        headers = dict(scope.get("headers", ())) if scope["type"] == "http" else {}
+        headers = dict(scope["headers"])
         raw = headers.get(b"idempotency-key")
-        if scope["type"] != "http" or scope["method"] != "POST" or raw is None:
+        if raw is None or scope.get("method") != "POST":
             await next_app(scope, receive, send)
             return
         key = raw.decode("latin-1").strip()
@@ -57,7 +57,9 @@ class Idempotency(ASGIMiddleware):
             recorder = _Recorder(send)
             await next_app(scope, _again(body, receive, whole), recorder)
             if recorder.complete and recorder.status < 500 and recorder.status not in PASSING:
-                await self._keep(owner, key, Kept(fingerprint, recorder.status, recorder.headers, bytes(recorder.body)), _unit(scope["path"], body))
+                await self._keep(
+                    owner, key, Kept(fingerprint, recorder.status, recorder.headers, bytes(recorder.body)), _unit(scope["path"], body)
+                )
         finally:
             del self._under_way[owner, key]
             done.set_result(None)
@@ -120,7 +122,9 @@ def _again(body: bytes, receive: Receive, whole: bool) -> Receive:
 
 async def _answer(kept: Kept, fingerprint: str, key: str, send: Send) -> None:
     if kept.fingerprint != fingerprint:
-        raise IdempotencyMismatch(f"`Idempotency-Key` {key[:80]!r} was used with another path or body; take a new key", field="Idempotency-Key")
+        raise IdempotencyMismatch(
+            f"`Idempotency-Key` {key[:80]!r} was used with another path or body; take a new key", field="Idempotency-Key"
+        )
     await send({"type": "http.response.start", "status": kept.status, "headers": [*kept.headers, (b"idempotency-replayed", b"true")]})
     await send({"type": "http.response.body", "body": kept.body, "more_body": False})
 

@@ -63,7 +63,8 @@ def check_context(context: dict[str, str] | None, field: str = "context") -> Non
     for key, value in context.items():
         if not 0 < len(key) <= KEY_CHARACTERS or len(value) > VALUE_CHARACTERS:
             raise InvalidRequest(
-                f"`{field}.{shown(key)}` is {shown(value)}; keys have 1 to {KEY_CHARACTERS} characters, values at most {VALUE_CHARACTERS}", field=field
+                f"`{field}.{shown(key)}` is {shown(value)}; keys have 1 to {KEY_CHARACTERS} characters, values at most {VALUE_CHARACTERS}",
+                field=field,
             )
 
 

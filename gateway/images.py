@@ -48,7 +48,9 @@ async def generate(request: AnyRequest, gateway: Gateway) -> Response[Any]:
     async with _watching(request, gone):
         answer = await _produce(gateway, started, gone)
     return Response(
-        msgspec.json.encode(_body(request, started, answer)), media_type="application/json", headers=_headers(request, started, answer.token)
+        msgspec.json.encode(_body(request, started, answer)),
+        media_type="application/json",
+        headers=_headers(request, started, answer.token),
     )
 
 
@@ -61,7 +63,9 @@ async def picture(gateway: Gateway, image_id: str, format: str = "png") -> Respo
     if png is None:
         raise NotFound(f"there is no picture {image_id}; it was never made, or was forgotten")
     data = await asyncio.to_thread(convert_picture, png, msgspec.convert(format, Format))
-    return Response(data, media_type=MEDIA_TYPES[format], headers={"cache-control": "private, max-age=86400", "x-content-type-options": "nosniff"})
+    return Response(
+        data, media_type=MEDIA_TYPES[format], headers={"cache-control": "private, max-age=86400", "x-content-type-options": "nosniff"}
+    )
 
 
 @get("/v1/generations/{generation_id:str}", guards=[needs("analyst")])
@@ -89,12 +93,17 @@ async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event) -> A
         raise
     wanted, record = started.request, finished.record
     output_format = wanted.output_format or "png"
-    files = await asyncio.gather(*(asyncio.to_thread(encode_picture, rgb, output_format, wanted.output_compression) for rgb in finished.rgb))
-    pngs = files if output_format == "png" else await asyncio.gather(*(asyncio.to_thread(encode_picture, rgb, "png") for rgb in finished.rgb))
+    files = await asyncio.gather(
+        *(asyncio.to_thread(encode_picture, rgb, output_format, wanted.output_compression) for rgb in finished.rgb)
+    )
+    pngs = (
+        files if output_format == "png" else await asyncio.gather(*(asyncio.to_thread(encode_picture, rgb, "png") for rgb in finished.rgb))
+    )
     claims = record.claims()
     gateway.recent.put(claims)
     keeping = gateway.in_background(
-        asyncio.to_thread(gateway.store.put, record, {p.image_id: png for p, png in zip(record.images, pngs, strict=True)}), "keeping pictures"
+        asyncio.to_thread(gateway.store.put, record, {p.image_id: png for p, png in zip(record.images, pngs, strict=True)}),
+        "keeping pictures",
     )
     await gateway.journal.record(generation.events_of_success(started, finished, client_gone=gone.is_set()))
     await _kept(keeping, needed=wanted.response_format == "url")
@@ -114,7 +123,11 @@ def _body(request: AnyRequest, started: Started, answer: Answer) -> dict[str, ob
     output_format = started.request.output_format or "png"
     data: list[dict[str, object]] = []
     for kept, file in zip(answer.finished.record.images, answer.files, strict=True):
-        place = {"url": _url(request, kept.image_id, output_format)} if started.request.response_format == "url" else {"b64_json": _base64(file)}
+        place = (
+            {"url": _url(request, kept.image_id, output_format)}
+            if started.request.response_format == "url"
+            else {"b64_json": _base64(file)}
+        )
         data.append({**place, "image_id": str(kept.image_id), "position": kept.position})
     return {
         "created": int(started.created_at.timestamp()),
@@ -141,7 +154,9 @@ async def _stream(request: AnyRequest, gateway: Gateway, started: Started) -> As
         return
     except Exception as error:
         log.error("a streamed request failed", exc_info=error)
-        yield _sse("error", {"error": {"message": "the gateway has failed on this request", "type": "server_error", "param": None, "code": None}})
+        yield _sse(
+            "error", {"error": {"message": "the gateway has failed on this request", "type": "server_error", "param": None, "code": None}}
+        )
         return
     finally:
         # A client that leaves ends this generator; the work drops what still waits, and records what was done.

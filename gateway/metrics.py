@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MEDIA_TYPE = "text/plain; version=0.0.4"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 OVERHEAD_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -16,9 +16,14 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter("salon_requests", "HTTP requests", ["method", "path", "status"], registry=self._registry)
-        self._seconds = Histogram("salon_request_seconds", "Time to the end of the answer", ["path"], buckets=SECONDS, registry=self._registry)
+        self._seconds = Histogram(
+            "salon_request_seconds", "Time to the end of the answer", ["path"], buckets=SECONDS, registry=self._registry
+        )
         self._overhead = Histogram(
-            "salon_generation_overhead_seconds", "Time of a generation outside queue and model", buckets=OVERHEAD_SECONDS, registry=self._registry
+            "salon_generation_overhead_seconds",
+            "Time of a generation outside queue and model",
+            buckets=OVERHEAD_SECONDS,
+            registry=self._registry,
         )
         self._images = Counter("salon_images", "Pictures asked for, by what became of them", ["route", "status"], registry=self._registry)
         self._feedback = Counter("salon_feedback_events", "Feedback events, by what became of them", ["status"], registry=self._registry)

@@ -1,22 +1,22 @@
 """Every error of the HTTP edge: RFC 9457 problem documents with a stable `type`, mapped at one seam.
 
-    Problem
-    ├── InvalidRequest 400          a field is wrong; the text names field, value and fix
-    │   └── InvalidJson 400         the body is not JSON
-    ├── Unauthorized 401            no key, or not one of ours
-    ├── Forbidden 403               the key lacks the scope
-    │   └── InvalidToken 403        a feedback token that this gateway did not make
-    ├── NotFound 404
-    │   └── UnknownRoute 404        no such `model`
-    ├── MethodNotAllowed 405
-    ├── Conflict 409                not possible in the present state
-    ├── BodyTooLarge 413
-    ├── IdempotencyMismatch 422     same Idempotency-Key, other body
-    ├── Overloaded 429              the queue is full; `Retry-After` says when
-    ├── ClientGone 499              nobody reads it
-    ├── Internal 500                a bug; nothing about the inside is shown
-    │   └── GenerationFailed 500    the model failed to make the picture
-    └── Unavailable 503             log, disk or model is away; try again
+Problem
+├── InvalidRequest 400          a field is wrong; the text names field, value and fix
+│   └── InvalidJson 400         the body is not JSON
+├── Unauthorized 401            no key, or not one of ours
+├── Forbidden 403               the key lacks the scope
+│   └── InvalidToken 403        a feedback token that this gateway did not make
+├── NotFound 404
+│   └── UnknownRoute 404        no such `model`
+├── MethodNotAllowed 405
+├── Conflict 409                not possible in the present state
+├── BodyTooLarge 413
+├── IdempotencyMismatch 422     same Idempotency-Key, other body
+├── Overloaded 429              the queue is full; `Retry-After` says when
+├── ClientGone 499              nobody reads it
+├── Internal 500                a bug; nothing about the inside is shown
+│   └── GenerationFailed 500    the model failed to make the picture
+└── Unavailable 503             log, disk or model is away; try again
 """
 
 import logging
@@ -45,7 +45,12 @@ class Problem(Exception):
 
     def document(self) -> dict[str, object]:
         """The members of the problem document."""
-        body: dict[str, object] = {"type": f"urn:salon:problem:{self.kind}", "title": self.title, "status": self.status, "detail": self.detail}
+        body: dict[str, object] = {
+            "type": f"urn:salon:problem:{self.kind}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+        }
         if self.field is not None:
             body["field"] = self.field
         return {**body, **self.members}
@@ -150,7 +155,8 @@ class Unavailable(Problem):
 
 
 BY_STATUS: dict[int, type[Problem]] = {
-    kind.status: kind for kind in (InvalidRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, Conflict, BodyTooLarge, Overloaded, Unavailable)
+    kind.status: kind
+    for kind in (InvalidRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, Conflict, BodyTooLarge, Overloaded, Unavailable)
 }
 
 
@@ -187,7 +193,9 @@ def from_framework(request: Request[Any, Any, Any], error: HTTPException) -> Res
     reasons = [f"`{item.get('key', '')}`: {item.get('message', '')}" for item in extra if isinstance(item, dict)]
     if len(extra) == 1 and isinstance(extra[0], dict):
         field = str(extra[0].get("key") or "") or None
-    problem = kind(details.get(error.status_code) or "; ".join(reasons) or error.detail or HTTPStatus(error.status_code).phrase, field=field)
+    problem = kind(
+        details.get(error.status_code) or "; ".join(reasons) or error.detail or HTTPStatus(error.status_code).phrase, field=field
+    )
     problem.headers.update({k.lower(): v for k, v in (error.headers or {}).items()})
     return respond(request, problem)
 

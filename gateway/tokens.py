@@ -82,7 +82,9 @@ def read_or_make_key(path: Path) -> bytes:
     except FileExistsError:
         key = path.read_bytes()
         if len(key) != 32:
-            raise ValueError(f"{path} holds {len(key)} bytes, not 32: restore it, or remove it (open feedback tokens become invalid)") from None
+            raise ValueError(
+                f"{path} holds {len(key)} bytes, not 32: restore it, or remove it (open feedback tokens become invalid)"
+            ) from None
         return key
     key = os.urandom(32)
     with os.fdopen(descriptor, "wb") as file:

@@ -1,0 +1,139 @@
+"""`salon doctor`: what is configured, reachable, lagging or wrong; one line each."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from analytics.command import Command
+from analytics.event_log import open_log
+from analytics.events import utc_now
+from analytics.settings import Document, SettingsError
+from gateway.config import Config, load
+from gateway.images_store import ImagesStore
+from gateway.keys import read_keys
+from serving.engine import LocalEngine
+from serving.registry import Registry
+
+FAILURES = (ValueError, OSError, LookupError, ImportError)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line: the part, whether it is well, and what was seen."""
+
+    part: str
+    ok: bool
+    text: str
+
+
+def examine(path: Path | None) -> Iterator[Finding]:
+    """Look at each part; what depends on a broken part is not looked at."""
+    try:
+        config = load(Document.read(path))
+    except SettingsError as error:
+        yield Finding("config", False, str(error))
+        return
+    yield Finding(
+        "config",
+        True,
+        f"{config.path or 'defaults'}: {len(config.variants)} variants, {len(config.routes)} routes, {len(config.experiments)} experiments",
+    )
+    yield _check("keys", lambda: _keys(config))
+    yield _check("events", lambda: _events(config))
+    yield _check("warehouse", lambda: _warehouse(config))
+    yield _check("images", lambda: _images(config))
+    yield _check("registry", lambda: f"{len(Registry(config.registry_url).manifests())} artefacts in {config.registry_url}")
+    yield from _variants(config)
+
+
+def _check(part: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(part, True, look())
+    except FAILURES as error:
+        return Finding(part, False, str(error) or type(error).__name__)
+
+
+def _keys(config: Config) -> str:
+    keys = read_keys(config.keys_path)
+    if not keys:
+        return f"none in {config.keys_path}; salon serve makes a development key at its first start"
+    expired = [name for name, key in keys.items() if not key.valid(utc_now())]
+    return f"{len(keys)} in {config.keys_path}" + (f", expired: {', '.join(expired)}" if expired else "")
+
+
+def _events(config: Config) -> str:
+    event_log = open_log(config.analytics.events.log)
+    try:
+        dead = len(event_log.dead_letters())
+        if dead:
+            raise OSError(f"{dead} events were refused by the warehouse and set aside; see `salon replay`")
+        return f"{config.analytics.events.log} is at position {event_log.end()}"
+    finally:
+        event_log.close()
+
+
+def _warehouse(config: Config) -> str:
+    from analytics.warehouse.client import Warehouse, WarehouseLocked
+
+    try:
+        warehouse = Warehouse.open(config.analytics.warehouse.url)
+    except WarehouseLocked:
+        return f"{config.analytics.warehouse.url} is in use by another process, as it should be while salon serve runs"
+    try:
+        event_log = open_log(config.analytics.events.log)
+        try:
+            behind = event_log.end() - warehouse.position(event_log.name)
+        except LookupError:
+            return f"{warehouse.shown} has no tables yet; salon serve makes them"
+        finally:
+            event_log.close()
+        return f"{warehouse.shown} is {behind} positions behind the log"
+    finally:
+        warehouse.close()
+
+
+def _images(config: Config) -> str:
+    ImagesStore(config.images_url).check()
+    return f"{config.images_url} can be written"
+
+
+def _variants(config: Config) -> Iterator[Finding]:
+    engines: dict[str, LocalEngine] = {}
+    try:
+        for name, variant in config.variants.items():
+
+            def look(engine: str = variant.engine, name: str = name) -> str:
+                if engine not in engines:
+                    device = config.engines[engine].device or "cpu"
+                    engines[engine] = LocalEngine(Registry(config.registry_url), device=device, cache=config.var / "cache")
+                loaded = engines[engine].load(config.variants[name])
+                return f"draws {loaded.width}x{loaded.height} on {engine}, {loaded.digest[:19]}…"
+
+            yield _check(f"variant {name}", look)
+    finally:
+        for opened in engines.values():
+            opened.close()
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=["text", "json"], default="text")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    findings = []
+    for finding in examine(Path(arguments.config) if arguments.config else None):
+        findings.append(finding)
+        if arguments.format == "text":
+            print(f"{'ok   ' if finding.ok else 'WRONG'}  {finding.part:<16} {finding.text}", flush=True)
+    if arguments.format == "json":
+        print(msgspec.json.encode({"findings": findings, "ok": all(f.ok for f in findings)}).decode())
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+COMMAND = Command(
+    summary="Look at configuration, keys, event log, warehouse, images and models; exit 0 when all is well.",
+    example="salon doctor --config salon.toml",
+    arguments=_arguments,
+    run=_run,
+)

@@ -1,0 +1,117 @@
+"""Reports from the warehouse, and the sink that fills it: opened behind the server, so that images never wait for either."""
+
+import logging
+import threading
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from analytics.event_log import EventLog
+from analytics.experiment import Experiment, Metric
+from gateway.problems import Unavailable, retry_after
+
+if TYPE_CHECKING:
+    from analytics.report.schema import Report
+    from analytics.sink import SinkThread
+    from analytics.warehouse.client import Warehouse
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 5.0
+DRAIN_SECONDS = 30.0
+PROMPTS = """
+SELECT prompt FROM events WHERE kind = 'generation' AND experiment = {experiment:String} AND prompt != ''
+GROUP BY prompt ORDER BY uniqExact(event_id) DESC, prompt LIMIT {limit:UInt32}
+"""
+
+
+class Reports:
+    """The warehouse of one gateway. All calls but `start` block: they run in threads."""
+
+    def __init__(self, event_log: EventLog, url: str) -> None:
+        self._log, self._url = event_log, url
+        self._warehouse: Warehouse | None = None
+        self._sink: SinkThread | None = None
+        self._stop = threading.Event()
+        self._opener = threading.Thread(target=self._open, name="salon-warehouse", daemon=True)
+        self.problem: str | None = "the warehouse is being opened"
+
+    def start(self) -> None:
+        """Open the warehouse in the background, and keep trying."""
+        self._opener.start()
+
+    def close(self) -> None:
+        """Let the sink finish its batch, then close."""
+        self._stop.set()
+        if self._opener.is_alive():
+            self._opener.join()
+        if self._sink is not None:
+            self._sink.stop()
+        if self._warehouse is not None:
+            self._warehouse.close()
+
+    def report(self, name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None) -> "Report":
+        """The report on all that was acknowledged before the call. Raises Unavailable."""
+        from analytics.report.build import report_now
+
+        try:
+            return report_now(self._drained(), name, experiment, metrics, as_of)
+        except (OSError, LookupError) as error:
+            raise Unavailable(f"the report cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
+
+    def prompts(self, experiment: str, limit: int) -> list[str]:
+        """The prompts asked most often in an experiment. Raises Unavailable."""
+        try:
+            return [prompt for (prompt,) in self._drained().query(PROMPTS, {"experiment": experiment, "limit": limit})]
+        except OSError as error:
+            raise Unavailable(f"the warehouse cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
+
+    def erase(self, unit: str) -> int:
+        """Delete a unit's rows, once all that the log held of it has arrived. Raises Unavailable."""
+        try:
+            return self._drained().erase(unit)
+        except OSError as error:
+            raise Unavailable(f"the warehouse cannot erase: {error}; ask again", headers=retry_after(RETRY_SECONDS)) from None
+
+    def lag(self) -> float:
+        """Positions of the log that the warehouse does not have yet; -1 while it is not open."""
+        if self._warehouse is None:
+            return -1.0
+        try:
+            return float(max(0, self._log.end() - self._warehouse.position(self._log.name)))
+        except (OSError, LookupError, ValueError):
+            return -1.0
+
+    def _drained(self) -> "Warehouse":
+        if self._warehouse is None or self._sink is None:
+            raise Unavailable(f"there are no reports now: {self.problem}", headers=retry_after(RETRY_SECONDS))
+        end = self._log.end()
+        if not self._sink.wait_until(end, timeout_seconds=DRAIN_SECONDS):
+            raise Unavailable(f"the warehouse has not taken all events in {DRAIN_SECONDS:.0f} s", headers=retry_after(RETRY_SECONDS))
+        return self._warehouse
+
+    def _open(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._connect()
+            except (OSError, ValueError, LookupError, ImportError) as error:
+                if str(error) != self.problem:
+                    log.error("no reports for now: %s", error)
+                self.problem = str(error)
+                self._stop.wait(RETRY_SECONDS)
+            else:
+                self.problem = None
+                return
+
+    def _connect(self) -> None:
+        from analytics.sink import Sink, SinkThread
+        from analytics.warehouse.client import Warehouse
+
+        warehouse = Warehouse.open(self._url)
+        try:
+            warehouse.migrate()
+            sink = SinkThread(Sink(self._log, warehouse))
+        except BaseException:
+            warehouse.close()
+            raise
+        sink.start()
+        self._warehouse, self._sink = warehouse, sink

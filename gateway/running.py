@@ -1,0 +1,208 @@
+"""A gateway that runs: its parts, what it watches in the background, and whether it is ready."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from analytics.event_log import open_log
+from analytics.settings import Document, SettingsError
+from gateway.answers import Answers
+from gateway.config import Config, load
+from gateway.engines import Engines
+from gateway.experiments import Experiments
+from gateway.gallery import Gallery
+from gateway.images_store import ImagesStore
+from gateway.journal import Journal
+from gateway.keys import KeyRing
+from gateway.metrics import Metrics
+from gateway.problems import Problem
+from gateway.recent import Recent
+from gateway.reports import Reports
+from gateway.tokens import Sealer, read_or_make_key
+from serving.registry import Registry
+
+log = logging.getLogger(__name__)
+WATCH_SECONDS, ROUNDS_SECONDS, SNAPSHOT_SECONDS = 1.0, 2.0, 60.0
+
+
+class Gateway:
+    """Made before the server listens (it opens files, so it blocks); `start` and `stop` belong to the event loop.
+
+    Raises ValueError or OSError when the configuration cannot be true here.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.notes: dict[str, str] = {}
+        self.keys = KeyRing(config.keys_path)
+        self.keys.refresh()
+        state = config.var / "state"
+        state.mkdir(parents=True, exist_ok=True)
+        self.sealer = Sealer(read_or_make_key(config.var / "token.key"))
+        self.registry = Registry(config.registry_url)
+        self.store = ImagesStore(config.images_url)
+        self.event_log = open_log(config.analytics.events.log)
+        try:
+            self.experiments = Experiments(self.event_log, state, config)
+            self.experiments.check(config)
+        except Problem as problem:
+            self.event_log.close()
+            raise ValueError(f"{config.path or 'defaults'}: {problem.detail}") from None
+        self.journal = Journal(self.event_log)
+        self.reports = Reports(self.event_log, config.analytics.warehouse.url)
+        self.engines = Engines(config.engines, self.registry, config.var / "cache", config.gateway.max_queue_seconds)
+        self.gallery = Gallery(self.engines)
+        self.answers = Answers(state / "answers.sqlite")
+        self.recent = Recent()
+        self.metrics = Metrics()
+        self.metrics.gauge("salon_events_held", "Events of images that wait for the log", lambda: self.journal.held)
+        self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
+        self.metrics.gauge("salon_queue_seconds", "Predicted work that waits in the engines", self.engines.queue_seconds)
+        self.metrics.gauge("salon_warehouse_lag_positions", "Log positions that the warehouse does not have; -1 unknown", self.reports.lag)
+        self._stamp = self._config_stamp()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._watchers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Make the configuration true, begin to load what routes serve, open the warehouse behind it all."""
+        await self.experiments.adopt(self.config)
+        self.warm()
+        self.reports.start()
+        work = ((self._watch, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS), (self.experiments.keep_up, SNAPSHOT_SECONDS))
+        self._watchers = [asyncio.create_task(self._every(seconds, what)) for what, seconds in work]
+
+    async def stop(self) -> None:
+        """Finish what is under way, write what is waiting, close everything."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=10)
+        await self.journal.close()
+        await self.experiments.keep_up()
+        await asyncio.to_thread(self.engines.close)
+        await asyncio.to_thread(self.reports.close)
+        await asyncio.to_thread(self.answers.close)
+        await asyncio.to_thread(self.event_log.close)
+
+    def in_background(self, work: Coroutine[Any, Any, None], what: str) -> "asyncio.Task[None]":
+        """Run `work` beside the request; a failure is logged, and known to readiness until the next success."""
+        task = asyncio.create_task(work)
+
+        def done(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            if task.cancelled():
+                return
+            if error := task.exception():
+                log.error("%s failed: %s", what, error)
+                self.notes[what] = f"{what} failed: {type(error).__name__}"
+            else:
+                self.notes.pop(what, None)
+
+        self.adopt(task)
+        task.add_done_callback(done)
+        return task
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Keep a task alive until it is done, and wait for it at the end."""
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._let_go)
+
+    def warm(self) -> None:
+        """Begin to load every variant that a request could be given now."""
+        view = self.experiments.view
+        for plan in view.plans.values():
+            self.engines.start_loading(view.variants[plan.serve])
+        for plan in view.plans.values():
+            for arm in plan.life.declared.arms if plan.life else ():
+                self.engines.start_loading(view.variants[arm])
+
+    def readiness(self) -> dict[str, Any]:
+        """`ready`: every route's own variant is loaded. `details`: what is not as it should be, by part."""
+        view = self.experiments.view
+        details = dict(self.notes)
+        ready = True
+        for plan in view.plans.values():
+            variant = view.variants[plan.serve]
+            if self.engines.loaded(variant) is None:
+                ready = False
+                details[f"route {plan.route}"] = self.engines.failure(variant) or f"variant {plan.serve} is being loaded"
+            for arm in plan.life.declared.arms if plan.life else ():
+                if failure := self.engines.failure(view.variants[arm]):
+                    details[f"arm {arm}"] = failure
+        if self.reports.problem:
+            details["warehouse"] = self.reports.problem
+        if self.journal.held:
+            details["events"] = f"{self.journal.held} events of images wait for the log"
+        return {"ready": ready, "details": details}
+
+    async def reload(self) -> None:
+        """Read the file again: all of it is taken, or nothing, and then the reason is logged and shown by readiness."""
+        try:
+            config = await asyncio.to_thread(lambda: load(Document.read(self.config.path)))
+            await self.experiments.adopt(config)
+        except (SettingsError, Problem) as error:
+            self.notes["config"] = f"the changed file was refused, the old configuration stays: {error}"
+            log.error("%s", self.notes["config"])
+            return
+        self.notes.pop("config", None)
+        old, new = self.config.fixed_parts(), config.fixed_parts()
+        waiting = [name for name in new if new[name] != old[name]]
+        if waiting:
+            self.notes["restart"] = f"changes of {', '.join(f'[{name}]' for name in waiting)} take effect at the next start"
+            log.warning("%s", self.notes["restart"])
+        changed = [name for name in ("variants", "routes", "metrics", "experiments") if getattr(config, name) != getattr(self.config, name)]
+        self.config = config
+        self.warm()
+        if changed:
+            try:
+                await self.experiments.note("configure", "config", "the file has changed", {"sections": changed})
+            except Problem as problem:
+                log.error("the change of configuration is not in the event log: %s", problem.detail)
+
+    def _let_go(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _every(self, seconds: float, what: Any) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await what()
+            except Exception:
+                log.exception("background work failed; it is tried again in %.0f s", seconds)
+
+    async def _watch(self) -> None:
+        try:
+            await asyncio.to_thread(self.keys.refresh)
+            self.notes.pop("keys", None)
+        except (ValueError, OSError) as error:
+            if self.notes.get("keys") != str(error):
+                log.error("the API keys stay as they were: %s", error)
+            self.notes["keys"] = str(error)
+        stamp = await asyncio.to_thread(self._config_stamp)
+        if stamp is not None and stamp != self._stamp:
+            self._stamp = stamp
+            await self.reload()
+
+    async def _admit_candidates(self) -> None:
+        for announcement in await asyncio.to_thread(self.registry.announcements):
+            name = str(announcement.get("experiment", "?"))
+            try:
+                if await self.experiments.admit(announcement):
+                    self.warm()
+                self.notes.pop(f"candidate {name}", None)
+            except (ValueError, KeyError, Problem) as error:
+                reason = f"is not usable: {error!s}"
+                if self.notes.get(f"candidate {name}") != reason:
+                    log.error("the announcement of %s %s", name, reason)
+                self.notes[f"candidate {name}"] = reason
+
+    def _config_stamp(self) -> tuple[int, int] | None:
+        try:
+            status = self.config.path.stat() if self.config.path else None
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_size) if status else None
