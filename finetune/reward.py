@@ -85,8 +85,9 @@ def _relative(x: Floats, prompt: NDArray[np.int64], weight: Floats) -> Floats:
     total = np.zeros((groups, x.shape[1]))
     np.add.at(total, prompt, x * weight[:, None])
     grand: Floats = np.asarray(np.average(x, 0, weight), np.float64)
-    mean: Floats = (total + _POOLING * grand) / (mass + _POOLING)[:, None]
-    return x - mean[prompt]
+    mean = (total + _POOLING * grand) / (mass + _POOLING)[:, None]
+    result: Floats = x - mean[prompt]
+    return result
 
 
 def _ridge(x: Floats, y: Floats, weight: Floats, penalty: float) -> Floats:

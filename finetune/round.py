@@ -149,11 +149,9 @@ class Round:
 
     def _tasks(self) -> list[Task]:
         losses = self.plan.losses()
-        cores = len(os.sched_getaffinity(0))
         processes = self._processes
         limit = self.plan.training.max_seconds
         each = limit / len(losses) if limit and processes == 1 else limit
-        threads = max(1, cores // min(processes, len(losses)))
         champion = self.plan.champion_variant
         return [
             Task(
@@ -162,7 +160,7 @@ class Round:
                 champion_scale=champion.adapter_scale,
                 data=str(self._data),
                 out=str(self.folder / loss),
-                training=msgspec.structs.replace(self.plan.training, loss=loss, threads=threads, max_seconds=each),
+                training=msgspec.structs.replace(self.plan.training, loss=loss, max_seconds=each),
             )
             for loss in losses
         ]
@@ -235,7 +233,9 @@ class Round:
         self, facts: ExampleFacts, logs: Mapping[str, list[Progress]], trials: list[Trial], chosen: Trial, verdict: Verdict
     ) -> str:
         model_digest = open_model(self.plan.champion_variant.model, self._around.cache).digest
-        trained = {t.training.loss: TrainingRecord(settings=t.training, last=logs[t.training.loss][-1]) for t in self._tasks()}
+        trained: dict[str, TrainingRecord] = {
+            t.training.loss: TrainingRecord(settings=t.training, last=logs[t.training.loss][-1]) for t in self._tasks()
+        }
         manifest = manifest_of(self.plan, facts, trained, trials, chosen, verdict, model_digest, self._reward().held_out)
         write_json(self.folder / "manifest.json", manifest)
         return self._around.registry.publish(self.plan.name, Path(chosen.adapter), msgspec.to_builtins(manifest))
