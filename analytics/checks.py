@@ -162,7 +162,7 @@ def exposure(facts: ExperimentFacts) -> Exposure:
         balance[arm.arm] = arm.units * inverse / open_to
         # Of N units a draw with probability e sends sum(1/e) back as N, give or take sqrt(N (1/e - 1)).
         spread = math.sqrt(max(inverse - 1, 0.0) / open_to)
-        if abs(balance[arm.arm] - 1) > max(5 * spread, 0.02):
+        if share <= MULTIPLE_EXPOSURE_SHARE and abs(balance[arm.arm] - 1) > max(5 * spread, 0.02):
             problems.append(
                 f"the logged propensities of arm {arm.arm!r} do not fit its units: their balance is {balance[arm.arm]:.3f}, not 1"
             )

@@ -2,7 +2,8 @@
 
 1. invalid: the sample ratio is broken (e-process, gate 1000): the arms do not hold comparable units.
 2. rollback: a guardrail is established worse than its margin (one-sided, always valid).
-3. keep_running: too few units per arm, too few hours, or a design that this report does not judge.
+3. keep_running: too few units per arm, too few hours, a design that this report does not judge, or so many units in
+   several arms (left out, and not at random: only who comes back can be) that the rest is no fair sample.
 4. keep_running: the better arm was also served noticeably faster, so that speed could explain the effect.
 5. ship: the primary metric is established better (always valid, alpha shared over the arms; p-value, interval and
    posterior agree) and no guardrail stands beyond its margin.
@@ -21,6 +22,7 @@ from analytics.report.words import arms_of, interval, number, percent, plural, s
 
 # The asymptotics need a sample; below this nothing is established, whatever `minimum_units` says.
 SMALLEST_SAMPLE = 30
+MOST_IN_SEVERAL_ARMS = 0.10
 
 
 def decide(
@@ -48,6 +50,11 @@ def decide(
     if experiment.design != "ab":
         return keep(
             f'The design is {experiment.design!r}; this report judges only "ab", since the shares of the others move with the outcome.'
+        )
+    if checks.exposure.multiple_exposure_share > MOST_IN_SEVERAL_ARMS:
+        several = f"{plural(checks.exposure.multiple_exposure, 'unit')} ({checks.exposure.multiple_exposure_share:.0%})"
+        return keep(
+            f"{several} saw more than one arm and are left out; who is left is no fair sample. Keep the weights still, or start afresh."
         )
     if primary is None or not primary.comparisons:
         return keep(f"The primary metric {experiment.primary!r} has no data yet.")

@@ -40,9 +40,9 @@ class Posterior(msgspec.Struct, frozen=True):
 
 def posterior(lift: float, se: float, prior_mean: float = 0.0, prior_sd: float = PRIOR_SD) -> Posterior:
     """Posterior of a lift measured with standard error `se` > 0 under a normal prior."""
-    # se^2 s0^2/(se^2 + s0^2) written so that a tiny or huge se neither over- nor underflows.
-    shrink = 1 / (1 + (se / prior_sd) ** 2)
-    return Posterior(shrink * lift + (1 - shrink) * prior_mean, se * math.sqrt(shrink))
+    # By hypot, so that a tiny or huge se neither over- nor underflows.
+    cosine = prior_sd / math.hypot(se, prior_sd)
+    return Posterior(cosine**2 * lift + (1 - cosine**2) * prior_mean, se * cosine)
 
 
 def _density(z: float) -> float:

@@ -16,7 +16,7 @@ from analytics.report.notes import method_notes
 from analytics.report.schema import ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
 
 if TYPE_CHECKING:
-    from analytics.warehouse import Warehouse
+    from analytics.warehouse.client import Warehouse
 
 BUILT_IN = {
     "latency_p95_ms": Metric(kind="quantile", event="generation", quantile=0.95, direction="down"),
