@@ -182,7 +182,7 @@ def _line(text: str, keys: tuple[str, ...]) -> int:
         else:
             continue
         shared = sum(1 for _ in _common(here, keys))
-        if shared == len(here) and shared > depth:
+        if shared in (len(here), len(keys)) and shared > depth:
             best, depth = number, shared
     return best
 

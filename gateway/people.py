@@ -22,14 +22,11 @@ async def forget(request: Request[Any, Any, Any], gateway: Gateway, unit: str) -
     gateway.recent.erase(unit)
     try:
         generations, pictures = await asyncio.to_thread(gateway.store.erase, unit)
-        # The warehouse first lets all that the log holds arrive; the second time is for what came in between.
         rows = await asyncio.to_thread(gateway.reports.erase, unit)
-        events = await asyncio.to_thread(gateway.event_log.erase, unit)
-        rows += await asyncio.to_thread(gateway.reports.erase, unit)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Unavailable(f"not everything could be deleted ({reason}); ask again", headers=retry_after(5)) from None
     answers = await gateway.answers.erase(unit)
-    erased = {"events": events, "warehouse_rows": rows, "generations": generations, "pictures": pictures, "kept_answers": answers}
+    erased = {"event_rows": rows, "generations": generations, "pictures": pictures, "kept_answers": answers}
     await gateway.experiments.note("erase", request.scope["user"].name, "a person asked to be forgotten", erased)
     return Response(msgspec.json.encode({"erased": erased, "at": utc_now()}), media_type="application/json")

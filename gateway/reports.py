@@ -31,9 +31,14 @@ class Reports:
         self._log, self._url = event_log, url
         self._warehouse: Warehouse | None = None
         self._sink: SinkThread | None = None
-        self._stop = threading.Event()
+        self._stop, self._tried = threading.Event(), threading.Event()
         self._opener = threading.Thread(target=self._open, name="salon-warehouse", daemon=True)
-        self.problem: str | None = "the warehouse is being opened"
+        self._opening: str | None = "the warehouse is being opened"
+
+    @property
+    def problem(self) -> str | None:
+        """Why there are no fresh reports now; None when all is well."""
+        return self._opening or (self._sink.last_error if self._sink else None)
 
     def start(self) -> None:
         """Open the warehouse in the background, and keep trying."""
@@ -66,22 +71,19 @@ class Reports:
             raise Unavailable(f"the warehouse cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
 
     def erase(self, unit: str) -> int:
-        """Delete a unit's rows, once all that the log held of it has arrived. Raises Unavailable."""
+        """Delete a unit from log and warehouse. Returns how many rows. Raises Unavailable."""
+        self._drained()
         try:
-            return self._drained().erase(unit)
+            return self._sink.sink.erase(unit) if self._sink else 0
         except OSError as error:
-            raise Unavailable(f"the warehouse cannot erase: {error}; ask again", headers=retry_after(RETRY_SECONDS)) from None
+            raise Unavailable(f"log and warehouse cannot erase: {error}; ask again", headers=retry_after(RETRY_SECONDS)) from None
 
     def lag(self) -> float:
         """Positions of the log that the warehouse does not have yet; -1 while it is not open."""
-        if self._warehouse is None:
-            return -1.0
-        try:
-            return float(max(0, self._log.end() - self._warehouse.position(self._log.name)))
-        except (OSError, LookupError, ValueError):
-            return -1.0
+        return float(max(0, self._log.end() - self._sink.sink.position)) if self._sink else -1.0
 
     def _drained(self) -> "Warehouse":
+        self._tried.wait(DRAIN_SECONDS)
         if self._warehouse is None or self._sink is None:
             raise Unavailable(f"there are no reports now: {self.problem}", headers=retry_after(RETRY_SECONDS))
         end = self._log.end()
@@ -94,12 +96,14 @@ class Reports:
             try:
                 self._connect()
             except (OSError, ValueError, LookupError, ImportError) as error:
-                if str(error) != self.problem:
+                if str(error) != self._opening:
                     log.error("no reports for now: %s", error)
-                self.problem = str(error)
+                self._opening = str(error)
+                self._tried.set()
                 self._stop.wait(RETRY_SECONDS)
             else:
-                self.problem = None
+                self._opening = None
+                self._tried.set()
                 return
 
     def _connect(self) -> None:
