@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 
 
-class Moments(msgspec.Struct, frozen=True, kw_only=True):
+class Moments(msgspec.Struct, frozen=True, kw_only=True, tag="moments"):
     """Per-unit totals of one metric in one arm. `m2` is the centred sum of squares; `comoment` that of products.
 
     For a ratio metric `mean` is of the numerator and the `denominator_*` fields are filled; else they are 1, 0, 0.
@@ -19,7 +19,7 @@ class Moments(msgspec.Struct, frozen=True, kw_only=True):
     comoment: float = 0.0
 
 
-class QuantileFacts(msgspec.Struct, frozen=True, kw_only=True):
+class QuantileFacts(msgspec.Struct, frozen=True, kw_only=True, tag="quantile"):
     """One quantile of events clustered by unit (Deng, Knoblich & Lu 2018).
 
     `value`, `low`, `high` are sample quantiles (inverted cdf) at level, level - h, level + h with
