@@ -75,7 +75,7 @@ class LocalEngine:
         if device != "cpu":
             raise ModelError(f'device {device!r}: the embedded engine runs on the CPU; set device = "cpu"')
         self._registry, self._cache, self._max_queue_seconds, self._rows = registry, cache, max_queue_seconds, rows
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or cores()
         self._lanes: dict[str, Lane] = {}
         self._ready: dict[Variant, tuple[Session, Table, Loaded]] = {}
         self._loading = threading.Lock()
@@ -207,6 +207,16 @@ class LocalEngine:
         gone = {id(slot) for slot in slots}
         with self._wake:
             self._active = [slot for slot in self._active if id(slot) not in gone]
+
+
+def cores() -> int:
+    """The cores that this process may use: its affinity, and the quota of its container."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(available, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control group of version 2, or "max": no quota
+        return available
 
 
 def locate_adapter(name: str) -> Path:

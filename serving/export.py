@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 23  # attention stays one node; ONNX Runtime 1.24 or later runs it
-PARTS = ("text_encoder", "unet", "vae_decoder")
 
 
 def export_directory(folder: Path, into: Path | None = None) -> None:
@@ -31,17 +30,24 @@ def export_directory(folder: Path, into: Path | None = None) -> None:
     vae_decoder: `latent_sample` [n, c, h, w] to `sample` [n, 3, H, W] in about [-1, 1].
     Raises ModelError when a part is missing or of an unknown class.
     """
+    for source, expected, _ in _MAKERS.values():
+        _config(folder / source, expected)
     into = into or folder / "onnx"
     into.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
+    for part in _MAKERS:
         export_part(folder, part, into / f"{part}.onnx")
 
 
 def export_part(folder: Path, part: str, path: Path) -> None:
-    """Write one of PARTS to `path` and its weights' names and shapes beside it as JSON, each replaced whole. Raises ModelError."""
+    """Write `text_encoder`, `unet` or `vae_decoder` to `path`, and its weights' names and shapes beside it as JSON.
+
+    Each file is replaced whole. Raises ModelError.
+    """
+    source, expected, make = _MAKERS[part]
+    config = _config(folder / source, expected)
     import onnx_ir
 
-    model = {"text_encoder": _text_encoder, "unet": _unet, "vae_decoder": _vae_decoder}[part](folder)
+    model = make(config)
     partial = path.with_suffix(".partial")
     shapes = {
         name: list(value.shape or ())
@@ -54,11 +60,11 @@ def export_part(folder: Path, part: str, path: Path) -> None:
     partial.replace(path)
 
 
-def _text_encoder(folder: Path) -> "onnx_ir.Model":
+def _text_encoder(told: dict[str, Any]) -> "onnx_ir.Model":
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig.from_dict(_config(folder / "text_encoder", "CLIPTextModel"))
+    config = CLIPTextConfig.from_dict(told)
     # "eager" and "sdpa" differ in speed only; sdpa exports to one Attention node
     model: Any = CLIPTextModel._from_config(  # type: ignore[no-untyped-call]
         config, attn_implementation="sdpa"
@@ -70,11 +76,10 @@ def _text_encoder(folder: Path) -> "onnx_ir.Model":
     )
 
 
-def _unet(folder: Path) -> "onnx_ir.Model":
+def _unet(config: dict[str, Any]) -> "onnx_ir.Model":
     import torch
     from diffusers import UNet2DConditionModel
 
-    config = _config(folder / "unet", "UNet2DConditionModel")
     model: Any = UNet2DConditionModel.from_config(config)  # type: ignore[no-untyped-call]
     side = max(8, 2 ** len(model.config["block_out_channels"]))
     inputs = (torch.randn(2, model.config["in_channels"], side, side), torch.tensor([500.0, 20.0]), torch.randn(2, 7, _text_width(config)))
@@ -82,11 +87,11 @@ def _unet(folder: Path) -> "onnx_ir.Model":
     return _graph(_module(model, lambda m, *x: m(*x, return_dict=False)[0]), inputs, shapes, "out_sample")
 
 
-def _vae_decoder(folder: Path) -> "onnx_ir.Model":
+def _vae_decoder(config: dict[str, Any]) -> "onnx_ir.Model":
     import torch
     from diffusers import AutoencoderKL
 
-    model: Any = AutoencoderKL.from_config(_config(folder / "vae", "AutoencoderKL"))  # type: ignore[no-untyped-call]
+    model: Any = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call]
     model.encoder, model.quant_conv = torch.nn.Identity(), torch.nn.Identity()
     latent = torch.randn(2, model.config["latent_channels"], 8, 8)
     shapes = {"latent_sample": {0: "batch", 2: "height", 3: "width"}}
@@ -162,6 +167,12 @@ def _graph(
     program.model.graph.name = output
     return program.model
 
+
+_MAKERS: dict[str, tuple[str, str, Callable[[dict[str, Any]], "onnx_ir.Model"]]] = {
+    "text_encoder": ("text_encoder", "CLIPTextModel", _text_encoder),
+    "unet": ("unet", "UNet2DConditionModel", _unet),
+    "vae_decoder": ("vae", "AutoencoderKL", _vae_decoder),
+}
 
 if __name__ == "__main__":
     export_directory(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.adapters import Adapter, merge
+from serving.errors import ModelError
 from serving.graph import Graph
 from serving.model import Model, graphs_folder
 from serving.tokenizer import ClipTokenizer
@@ -21,23 +22,25 @@ Array = NDArray[np.float32]
 
 
 class TextEncoder:
-    """Prompts to embeddings [tokens, width]; the most recent are kept. Called from the engine's thread."""
+    """Prompts to embeddings [tokens, width]; the most recent are kept. Thread-safe."""
 
     def __init__(self, graph: Graph, tokenizer: ClipTokenizer) -> None:
         self._graph, self._tokenizer = graph, tokenizer
         self._kept: OrderedDict[str, Array] = OrderedDict()
+        self._using = threading.Lock()  # a session is warmed by the thread that loads it
 
     def __call__(self, texts: Sequence[str]) -> list[Array]:
         """One array [tokens, width] per text; those not kept are made in one batch."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        made = dict(zip(new, self._graph(input_ids=np.stack([self._tokenizer(t) for t in new])), strict=True)) if new else {}
-        found = [made[text] if text in made else self._kept[text] for text in texts]
-        for text, array in zip(texts, found, strict=True):
-            self._kept[text] = array
-            self._kept.move_to_end(text)
-        while len(self._kept) > _TEXTS_KEPT:
-            self._kept.popitem(last=False)
-        return found
+        with self._using:
+            new = [text for text in dict.fromkeys(texts) if text not in self._kept]
+            made = dict(zip(new, self._graph(input_ids=np.stack([self._tokenizer(t) for t in new])), strict=True)) if new else {}
+            found = [made[text] if text in made else self._kept[text] for text in texts]
+            for text, array in zip(texts, found, strict=True):
+                self._kept[text] = array
+                self._kept.move_to_end(text)
+            while len(self._kept) > _TEXTS_KEPT:
+                self._kept.popitem(last=False)
+            return found
 
 
 class Session:
@@ -84,18 +87,23 @@ class Lane:
             return self._sessions[key]
 
     def _warm(self, session: Session) -> None:
-        """The first call allocates and proves that the parts fit each other; the second is timed."""
-        embedding = session.text([""])[0]
-        sample = np.zeros((2, *self.latent_shape), np.float32)
-        for _ in range(1 if self.row_seconds else 2):
+        """The first calls allocate and prove that the parts fit each other; those after are timed, once per lane."""
+        try:
+            embedding = session.text([""])[0]
+            sample = np.zeros((2, *self.latent_shape), np.float32)
+            inputs = {"sample": sample, "timestep": np.zeros(2, np.float32), "encoder_hidden_states": np.stack([embedding] * 2)}
+            session.unet(**inputs)
+            if self.row_seconds:
+                return
+            self.decode(sample[:1])
             started = time.perf_counter()
-            session.unet(sample=sample, timestep=np.zeros(2, np.float32), encoder_hidden_states=np.stack([embedding] * 2))
-            took = (time.perf_counter() - started) / 2
-        if not self.row_seconds:
-            self.row_seconds = took
+            session.unet(**inputs)
+            self.row_seconds = (time.perf_counter() - started) / 2
             started = time.perf_counter()
             self.decode(sample[:1])
             self.decode_seconds = time.perf_counter() - started
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise ModelError(f"{self.model.folder}: its parts do not fit each other ({error}); copy the whole model directory") from None
 
     def decode(self, latents: Array) -> NDArray[np.uint8]:
         """Latents [n, c, h, w] to RGB [n, H, W, 3], a few at a time when they are large."""

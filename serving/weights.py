@@ -1,5 +1,6 @@
 """Reads safetensors files, whole or sharded, fp32, fp16 or bf16 on disk, as fp32 arrays in memory."""
 
+import math
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,9 +32,10 @@ def read_file(path: Path) -> Weights:
     for name, stored, data in _tensors(path):
         if stored.dtype not in _DTYPES:
             raise ModelError(f"{path}: {name} has dtype {stored.dtype}; save the model in float16, bfloat16 or float32")
-        array = np.frombuffer(data, _DTYPES[stored.dtype])
-        if array.size != int(np.prod(stored.shape)):
-            raise ModelError(f"{path}: {name} has {array.size} values for shape {list(stored.shape)}; the file is damaged, copy it again")
+        dtype = np.dtype(_DTYPES[stored.dtype])
+        if min(stored.shape, default=0) < 0 or len(data) != math.prod(stored.shape) * dtype.itemsize:
+            raise ModelError(f"{path}: {name} has {len(data)} bytes for shape {list(stored.shape)}; the file is damaged, copy it again")
+        array = np.frombuffer(data, dtype)
         if stored.dtype == "BF16":
             array = (array.astype(np.uint32) << 16).view(np.float32)
         weights[name] = np.array(array, np.float32).reshape(stored.shape)
@@ -46,7 +48,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, Stored, bytes]]:
             length = int.from_bytes(memory[:8], "little")
             if length > min(len(memory) - 8, _LARGEST_HEADER):
                 raise ValueError("its header is longer than the file")
-            header: dict[str, Any] = msgspec.json.decode(memory[8 : 8 + length])
+            header = msgspec.json.decode(memory[8 : 8 + length], type=dict[str, Any])
             header.pop("__metadata__", None)
             entries = msgspec.convert(header, dict[str, Stored])
             for name, stored in entries.items():

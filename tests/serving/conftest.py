@@ -120,7 +120,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
-        clip_sample=False, set_alpha_to_one=True,
+        clip_sample=False, set_alpha_to_one=True, steps_offset=1,
     )  # fmt: skip
     text = _text_encoder(20, 32, 2)
     for part in (unet, vae, text):

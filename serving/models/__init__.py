@@ -1,0 +1,1 @@
+"""The packaged models, each a directory in diffusers layout with its ONNX graphs."""
