@@ -1,0 +1,77 @@
+"""`salon sink`: keeps the warehouse in step with the event log."""
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+
+from analytics.command import Command
+from analytics.event_log import open_log
+from analytics.settings import Document, analytics_settings
+from analytics.sink import BATCH, Sink, SinkThread
+from analytics.warehouse.client import Warehouse
+
+POLL_SECONDS = 1.0
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="move what is there, then end")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = analytics_settings(Document.read(Path(arguments.config) if arguments.config else None))
+    log = open_log(settings.events.log)
+    try:
+        warehouse = Warehouse.open(settings.warehouse.url)
+        try:
+            warehouse.migrate()
+            sink = Sink(log, warehouse)
+            return _drain_once(sink, arguments.format) if arguments.once else _drain_for_ever(SinkThread(sink), arguments.format)
+        finally:
+            warehouse.close()
+    finally:
+        log.close()
+
+
+def _drain_once(sink: Sink, form: str) -> int:
+    moved = 0
+    while count := sink.drain(BATCH):
+        moved += count
+    _say(form, moved, sink, None)
+    return 0
+
+
+def _drain_for_ever(thread: SinkThread, form: str) -> int:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    thread.start()
+    told, since = 0, time.monotonic()
+    try:
+        while not stop.wait(POLL_SECONDS):
+            if thread.last_error is not None or (thread.moved != told and time.monotonic() - since >= POLL_SECONDS):
+                _say(form, thread.moved, thread.sink, thread.last_error)
+                told, since = thread.moved, time.monotonic()
+    finally:
+        thread.stop()
+    _say(form, thread.moved, thread.sink, thread.last_error)
+    return 0 if thread.last_error is None else 1
+
+
+def _say(form: str, moved: int, sink: Sink, error: str | None) -> None:
+    if form == "json":
+        facts = {"moved": moved, "position": sink.position, "set_aside": sink.set_aside, "error": error}
+        print(msgspec.json.encode(facts).decode(), flush=True)
+    elif error is not None:
+        print(f"salon sink: {error}", file=sys.stderr, flush=True)
+    else:
+        aside = f", {sink.set_aside} set aside" if sink.set_aside else ""
+        print(f"{moved} events moved, at position {sink.position}{aside}", flush=True)
+
+
+COMMAND = Command("Moves events from the log to the warehouse until stopped.", "salon sink --once", _arguments, _run)

@@ -1,0 +1,75 @@
+"""Events per second that the local log acknowledges, in batches of 50 and one by one, on one core.
+
+python benchmarks/event_log.py [--seconds 3] [--folder DIR]
+"""
+
+import argparse
+import os
+import platform
+import sqlite3
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+
+from analytics.event_log import open_log
+from analytics.events import Event, new_id, utc_now
+
+
+def batch(size: int) -> list[Event]:
+    now, generation = utc_now(), new_id()
+    common = {"kind": "like", "occurred_at": now, "received_at": now, "route": "hero", "experiment": "vivid-colours", "arm": "vivid"}
+    return [
+        Event(
+            event_id=new_id(),
+            **common,
+            unit=f"user-{i}",
+            propensity=0.5,
+            generation_id=generation,
+            image_id=new_id(),
+            position=i % 4,
+            grid=4,
+        )
+        for i in range(size)
+    ]
+
+
+def measure(folder: Path, size: int, in_flight: int, seconds: float) -> tuple[float, float, float]:
+    """Acknowledged events per wall second and per CPU second, and the median wait in ms."""
+    log = open_log(f"local:{folder}")
+    waits: list[float] = []
+    pending: deque = deque()
+    began, cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds or pending:
+        if time.perf_counter() - began < seconds and len(pending) < in_flight:
+            events = batch(size)
+            pending.append((time.perf_counter(), log.submit(events)))
+            continue
+        since, future = pending.popleft()
+        future.result()
+        waits.append(time.perf_counter() - since)
+    wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    log.close()
+    return len(waits) * size / wall, len(waits) * size / cpu, sorted(waits)[len(waits) // 2] * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--folder", type=Path)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    print(
+        f"{time.strftime('%Y-%m-%d')}  {platform.machine()}, one of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.system()} {platform.release()}"
+    )
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL")
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for size, in_flight in ((50, 1), (50, 16), (1, 1), (1, 256)):
+            wall, cpu, wait = measure(Path(folder) / f"{size}-{in_flight}", size, in_flight, arguments.seconds)
+            print(
+                f"batches of {size:3}, {in_flight:3} in flight: {wall:9,.0f} events/s, {cpu:9,.0f} per CPU-second, median wait {wait:6.2f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()
