@@ -85,7 +85,9 @@ def _catch_up(settings: AnalyticsSettings, warehouse: Warehouse) -> None:
 
     log = open_log(settings.events.log)
     try:
-        moved = Sink(log, warehouse).drain()
+        sink, moved = Sink(log, warehouse), 0
+        while batch := sink.drain():
+            moved += batch
     finally:
         log.close()
     if moved:
