@@ -59,16 +59,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(
-        f"{time.strftime('%Y-%m-%d')}  {platform.machine()}, one of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {platform.system()} {platform.release()}"
-    )
+    machine = f"{platform.machine()}, one of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"{time.strftime('%Y-%m-%d')}  {machine}, {platform.system()} {platform.release()}")
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for size, in_flight in ((50, 1), (50, 16), (1, 1), (1, 256)):
             wall, cpu, wait = measure(Path(folder) / f"{size}-{in_flight}", size, in_flight, arguments.seconds)
-            print(
-                f"batches of {size:3}, {in_flight:3} in flight: {wall:9,.0f} events/s, {cpu:9,.0f} per CPU-second, median wait {wait:6.2f} ms"
-            )
+            what = f"batches of {size:3}, {in_flight:3} in flight"
+            print(f"{what}: {wall:9,.0f} events/s, {cpu:9,.0f} per CPU-second, median wait {wait:6.2f} ms")
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def test_a_folder_open_elsewhere_is_named_locked(warehouse: Warehouse) -> None:
         "import sys\nfrom analytics.warehouse.client import Warehouse, WarehouseLocked\n"
         "try:\n    Warehouse.open(sys.argv[1])\nexcept WarehouseLocked as error:\n    print('locked:', error)"
     )
-    answer = subprocess.run([sys.executable, "-c", program, warehouse.shown], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", program, warehouse.shown], cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert "locked: the warehouse chdb://" in answer.stdout and "another process" in answer.stdout, answer
 
 
