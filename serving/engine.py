@@ -55,7 +55,7 @@ class LocalEngine:
     Every round moves each active image one step: one UNet call per session (base model and adapter), images of any
     variant, prompt, seed, steps and guidance side by side. Images are admitted first come, first served, whatever
     their variant, while the round has room, and every active image advances in every round, so no arm waits for
-    another. `rows` bounds a round; 16 is past the knee of the packaged model (benchmarks/serving.py).
+    another. `rows` bounds a round; 16 is past the knee of the packaged model (benchmarks/serving_speed.py).
     """
 
     def __init__(
@@ -151,6 +151,8 @@ class LocalEngine:
                 slot.future.set_exception(RuntimeError("the engine was closed"))
         self._waiting.clear()
         self._active.clear()
+        for lane in self._lanes.values():
+            lane.close()
 
     def _predicted(self) -> float:
         return max(0.0, self._waiting_seconds) + sum(slot.remaining_seconds for slot in self._active)

@@ -1,6 +1,8 @@
 """Runs an exported graph: ONNX Runtime on the CPU, weights given from memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,47 @@ from numpy.typing import NDArray
 from serving.errors import ModelError
 from serving.weights import find
 
+Inputs = dict[str, NDArray[Any]]
 GRAPH_FORMAT = 1  # raise it when serving.export writes other inputs, outputs or operators
 
 
-class Graph:
-    """One ONNX Runtime session. Calls are made from one thread."""
+class Cores:
+    """How a lane's graphs share `count` cores: rows apart on one thread each, or all rows together on all threads.
 
-    def __init__(self, path: Path, weights: Mapping[str, NDArray[np.float32]], threads: int) -> None:
+    A small graph is hundreds of operators of some microseconds. Threads that meet after each of them wait for one
+    another at every one, up to a hundred times as long when other processes want the cores; rows meet once a call.
+    A large graph has too few rows for that, and operators long enough.
+    """
+
+    def __init__(self, count: int, *, by_row: bool) -> None:
+        self.threads, self.parts = (1, count) if by_row else (count, 1)
+        self._others = ThreadPoolExecutor(self.parts - 1, "salon-rows") if self.parts > 1 else None
+
+    def run(self, call: Callable[[Inputs], NDArray[np.float32]], inputs: Inputs) -> NDArray[np.float32]:
+        """`call` on the rows (first axes) of `inputs`, in parts side by side."""
+        rows = len(next(iter(inputs.values())))
+        parts = min(self.parts, rows)
+        if self._others is None or parts < 2:
+            return call(inputs)
+        edges = [rows * i // parts for i in range(parts + 1)]
+        pieces = [{name: array[first:last] for name, array in inputs.items()} for first, last in pairwise(edges)]
+        futures = [self._others.submit(call, piece) for piece in pieces[1:]]
+        try:
+            mine = call(pieces[0])
+        finally:
+            wait(futures)
+        return np.concatenate([mine, *(future.result() for future in futures)])
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._others:
+            self._others.shutdown()
+
+
+class Graph:
+    """One ONNX Runtime session. Thread-safe."""
+
+    def __init__(self, path: Path, weights: Mapping[str, NDArray[np.float32]], cores: Cores) -> None:
         """Load the graph at `path` with `weights` as its external initializers.
 
         Raises ModelError when a weight is missing, has another shape, or ONNX Runtime refuses the graph.
@@ -25,7 +61,7 @@ class Graph:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = cores.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # threads that spin between calls starve the gateway and every neighbour
@@ -38,10 +74,14 @@ class Graph:
             self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise ModelError(f"{path}: ONNX Runtime refuses it ({error}); delete it and run `salon export`") from None
+        self._cores = cores
         self._output = [self._session.get_outputs()[0].name]
 
     def __call__(self, **inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Run once; returns the graph's first output."""
+        """Run once on all rows; returns the graph's first output."""
+        return self._cores.run(self._run, inputs)
+
+    def _run(self, inputs: Inputs) -> NDArray[np.float32]:
         output: NDArray[np.float32] = self._session.run(self._output, inputs)[0]
         return output
 

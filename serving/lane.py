@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from serving.adapters import Adapter, merge
 from serving.errors import ModelError
-from serving.graph import Graph
+from serving.graph import Cores, Graph
 from serving.model import Model, graphs_folder
 from serving.tokenizer import ClipTokenizer
 from serving.weights import read_part
 
+COMFORTABLE_AREA = 1024  # latent pixels up to which rows are cheap in memory and run apart
 _TEXTS_KEPT = 4096
 _PIXELS_PER_DECODE = 512 * 512
 Array = NDArray[np.float32]
@@ -55,12 +56,13 @@ class Lane:
 
     def __init__(self, model: Model, cache: Path, threads: int) -> None:
         """Load from the model's directory, exporting it first if it has no graphs. Raises ModelError."""
-        self.model, self._threads = model, threads
+        self.model = model
+        self._cores = Cores(threads, by_row=model.latent_height * model.latent_width <= COMFORTABLE_AREA)
         self._graphs = graphs_folder(model, cache)
         self._tokenizer = ClipTokenizer(model.folder / "tokenizer", model.text.max_position_embeddings)
         self._unet_weights, self._text_weights = read_part(model.folder / "unet"), read_part(model.folder / "text_encoder")
-        self._decoder = Graph(self._graphs / "vae_decoder.onnx", read_part(model.folder / "vae"), threads)
-        self._text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", self._text_weights, threads), self._tokenizer)
+        self._decoder = Graph(self._graphs / "vae_decoder.onnx", read_part(model.folder / "vae"), self._cores)
+        self._text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", self._text_weights, self._cores), self._tokenizer)
         self._sessions: dict[tuple[str, float], Session] = {}
         self._loading = threading.Lock()
         # predictions for the queue, in seconds, corrected by every call
@@ -80,8 +82,8 @@ class Lane:
                     unet = merge(unet, adapter, "unet", scale)
                     if "text_encoder" in adapter.modules:
                         merged = merge(self._text_weights, adapter, "text_encoder", scale)
-                        text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", merged, self._threads), self._tokenizer)
-                session = Session(self, Graph(self._graphs / "unet.onnx", unet, self._threads), text)
+                        text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", merged, self._cores), self._tokenizer)
+                session = Session(self, Graph(self._graphs / "unet.onnx", unet, self._cores), text)
                 self._warm(session)
                 self._sessions[key] = session
             return self._sessions[key]
@@ -114,3 +116,7 @@ class Lane:
         pixels = np.clip(np.concatenate(chunks) * np.float32(0.5) + np.float32(0.5), 0, 1)
         rgb: NDArray[np.uint8] = np.round(pixels * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(rgb)
+
+    def close(self) -> None:
+        """End the lane's threads."""
+        self._cores.close()

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.lane import Array, Session
+from serving.lane import COMFORTABLE_AREA, Array, Session
 from serving.samplers import Table
-
-_COMFORTABLE_AREA = 1024  # latent pixels up to which rows cost memory as one
 
 
 def initial_noise(seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -47,7 +45,7 @@ class Slot:
     def load(self) -> float:
         """Rows, weighted by latent area: what the batch cap counts."""
         _, height, width = self.session.lane.latent_shape
-        return self.rows * max(1.0, height * width / _COMFORTABLE_AREA)
+        return self.rows * max(1.0, height * width / COMFORTABLE_AREA)
 
     @property
     def remaining_seconds(self) -> float:

@@ -26,7 +26,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 @pytest.fixture(scope="module")
 def engine(registry: Registry, cache: Path):
-    engine = LocalEngine(registry, cache=cache, threads=1)
+    engine = LocalEngine(registry, cache=cache, threads=2)
     yield engine
     engine.close()
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from serving import model as model_module
 from serving.adapters import read_adapter
 from serving.errors import ModelError
-from serving.graph import Graph, expected_weights
+from serving.graph import Cores, Graph, expected_weights
 from serving.lane import Lane
 from serving.model import graphs_folder, open_model
 from serving.weights import read_file, read_part
@@ -90,12 +90,12 @@ def test_graphs_in_the_directory_are_used_and_fit_only_their_architecture(
     weights = read_part(copy / "unet")
     del weights["conv_in.bias"]
     with pytest.raises(ModelError, match=r"needs the weight conv_in\.bias"):
-        Graph(copy / "onnx/unet.onnx", weights, 1)
+        Graph(copy / "onnx/unet.onnx", weights, Cores(1, by_row=True))
     with pytest.raises(ModelError, match=r"conv_in.bias has shape \[3\]"):
-        Graph(copy / "onnx/unet.onnx", {**weights, "conv_in.bias": np.zeros(3, np.float32)}, 1)
+        Graph(copy / "onnx/unet.onnx", {**weights, "conv_in.bias": np.zeros(3, np.float32)}, Cores(1, by_row=True))
     (copy / "onnx/unet.onnx").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="ONNX Runtime refuses it"):
-        Graph(copy / "onnx/unet.onnx", read_part(copy / "unet"), 1)
+        Graph(copy / "onnx/unet.onnx", read_part(copy / "unet"), Cores(1, by_row=True))
 
 
 def test_graphs_hold_no_weights(tiny_model: Path, cache: Path) -> None:
@@ -136,3 +136,22 @@ def test_a_damaged_safetensors_file_is_a_model_error(tmp_path: Path, data: bytes
         read_file(tmp_path / "x.safetensors")
     with pytest.raises(ModelError, match=r"x\.safetensors"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7])
+def test_rows_apart_are_the_rows_together(rows: int) -> None:
+    sizes: list[int] = []
+
+    def double(inputs: dict) -> np.ndarray:
+        sizes.append(len(inputs["a"]))
+        if len(inputs["a"]) == 4:
+            raise MemoryError("no room")
+        return inputs["a"] * inputs["b"][:, None]
+
+    inputs = {"a": np.arange(rows * 2.0).reshape(rows, 2), "b": np.arange(rows)}
+    cores = Cores(3, by_row=True)
+    assert (cores.run(double, inputs) == inputs["a"] * inputs["b"][:, None]).all()
+    assert sorted(sizes) == {1: [1], 2: [1, 1], 5: [1, 2, 2], 7: [2, 2, 3]}[rows]
+    with pytest.raises(MemoryError):
+        cores.run(double, {"a": np.zeros((12, 2)), "b": np.zeros(12)})
+    cores.close()

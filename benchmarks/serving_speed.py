@@ -1,6 +1,6 @@
 """Seconds per image, images per second and start-up time of the embedded engine, for any model directory.
 
-python benchmarks/serving.py salon/emoji-64
+python benchmarks/serving_speed.py salon/emoji-64
 """
 
 import argparse
