@@ -6,6 +6,25 @@ import pytest
 import torch
 
 
+def slopes(amount, rng):
+    """Pictures brighter on the left where `amount` > 0, else on the right: [n] to [n, 3, 32, 32]. Group norm forgets plain brightness."""
+    left = torch.cat([torch.ones(16), -torch.ones(16)])
+    return amount[:, None, None, None] * left.expand(len(amount), 3, 32, 32) + 0.1 * torch.randn(len(amount), 3, 32, 32, generator=rng)
+
+
+def teach_slopes(vae, steps=60):
+    """A few seconds: enough for what is encoded as bright on the left to be decoded so."""
+    optimiser, rng = torch.optim.Adam(vae.parameters(), 1e-2), torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = slopes(torch.rand(8, generator=rng) * 1.6 - 0.8, rng)
+        mean = vae.encode(x).latent_dist.mean
+        loss = (vae.decode(mean + 0.3 * torch.randn(mean.shape, generator=rng)).sample - x).square().mean() + 1e-2 * mean.square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return loss.item()
+
+
 @pytest.fixture(scope="session")
 def nano_folder(tmp_path_factory):
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -18,10 +37,12 @@ def nano_folder(tmp_path_factory):
         sample_size=8, layers_per_block=1, block_out_channels=(16, 32), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=8, cross_attention_dim=16, attention_head_dim=2,
     ).save_pretrained(folder / "unet")  # fmt: skip
-    AutoencoderKL(
+    vae = AutoencoderKL(
         block_out_channels=(8, 8, 16), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=32, scaling_factor=1.0, mid_block_add_attention=False,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+    )  # fmt: skip
+    teach_slopes(vae)
+    vae.save_pretrained(folder / "vae")
     DDIMScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
         clip_sample=False, set_alpha_to_one=True,

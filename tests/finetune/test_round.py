@@ -29,7 +29,7 @@ from serving.variant import Variant
 
 PROMPTS = [f"a {c}" for c in "bcdefghijklm"]
 START = datetime(2026, 11, 1, tzinfo=UTC)
-WIDE = Limits(alignment_margin=2.0, distance=9.0, diversity=0.0, colour_sds=99.0, bias=1.0, resamples=500)
+WIDE = Limits(alignment_margin=2.0, distance=9.0, diversity=0.0, colour_sds=1e6, bias=1.0, resamples=500)
 
 
 class Row(msgspec.Struct):
@@ -88,6 +88,11 @@ class PipelineSampler:
         return (images * 255).round().astype(np.uint8).reshape(len(prompts), len(list(seeds)), 32, 32, 3)
 
 
+def slope(rgb):
+    """How much brighter the left half is."""
+    return rgb[..., :16, :].mean() - rgb[..., 16:, :].mean()
+
+
 def _path(text):
     from pathlib import Path
 
@@ -95,7 +100,7 @@ def _path(text):
 
 
 def world(tmp_path, nano_folder, likes=True, images=240):
-    """Two pictures per generation, bright or dark; people like bright ones, and the first place twice as often."""
+    """Two pictures per generation, bright left or right; people like the former, and look at the first place twice as often."""
     rng = np.random.default_rng(3)
     rows = []
     for g in range(images // 2):
@@ -103,7 +108,8 @@ def world(tmp_path, nano_folder, likes=True, images=240):
         generation, prompt = new_id(), PROMPTS[g % len(PROMPTS)]
         for position in range(2):
             bright = rng.random() < 0.5
-            rgb = np.clip(rng.normal(200 if bright else 60, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
+            half = np.where(np.arange(32) < 16, 60, -60) * (1 if bright else -1)
+            rgb = np.clip(128 + half[None, :, None] + rng.normal(0, 12, (32, 32, 3)), 0, 255).astype(np.uint8)
             image_id = derived_id(shown_at, str(g), str(position))
             path = _path(stored_path(str(tmp_path / "images"), image_id))
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +165,8 @@ def test_a_round_from_likes_to_an_announced_candidate_survives_kills(tmp_path, n
 
     for stage, share in (("training", 0.5), ("sweep", 0.4), ("gate", 0.0), ("publish", 1.0)):
         with pytest.raises(Killed):
-            Round(folder, plan, SECTION, around, kill_at(stage, share)).run()
+            ended = Round(folder, plan, SECTION, around, kill_at(stage, share)).run()
+            pytest.fail(f"not killed in {stage}: {ended.reason}")
         assert unfinished(plan.options, folder.parent) == plan
     seen = []
     outcome = Round(folder, plan, SECTION, around, seen.append).run()
@@ -185,7 +192,7 @@ def test_a_round_from_likes_to_an_announced_candidate_survives_kills(tmp_path, n
 
     # and it draws what people liked
     fresh = range(5000, 5004)
-    before, after = (sampler.render(v, PROMPTS, fresh).mean() for v in (plan.champion_variant, candidate))
+    before, after = (slope(sampler.render(v, PROMPTS, fresh)) for v in (plan.champion_variant, candidate))
     assert after > before + 1.0
 
     status = read_json(folder / "status.json", Status)
