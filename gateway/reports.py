@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
-DRAIN_SECONDS = 30.0
+DRAIN_SECONDS, CLOSE_SECONDS = 30.0, 10.0
 PROMPTS = """
 SELECT prompt FROM events WHERE kind = 'generation' AND experiment = {experiment:String} AND prompt != ''
 GROUP BY prompt ORDER BY uniqExact(event_id) DESC, prompt LIMIT {limit:UInt32}
@@ -48,7 +48,7 @@ class Reports:
         """Let the sink finish its batch, then close."""
         self._stop.set()
         if self._opener.is_alive():
-            self._opener.join()
+            self._opener.join(CLOSE_SECONDS)
         if self._sink is not None:
             self._sink.stop()
         if self._warehouse is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 from analytics.event_log import open_log
@@ -20,10 +21,12 @@ from gateway.problems import Problem
 from gateway.recent import Recent
 from gateway.reports import Reports
 from gateway.tokens import Sealer, read_or_make_key
+from serving.engine import Loaded
 from serving.registry import Registry
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS, ROUNDS_SECONDS, SNAPSHOT_SECONDS = 1.0, 2.0, 60.0
+REPORTS_WAIT_SECONDS = 20.0
 
 
 class Gateway:
@@ -67,8 +70,7 @@ class Gateway:
     async def start(self) -> None:
         """Make the configuration true, begin to load what routes serve, open the warehouse behind it all."""
         await self.experiments.adopt(self.config)
-        self.warm()
-        self.reports.start()
+        self.adopt(asyncio.create_task(self._open_reports(self.warm())))
         work = ((self._watch, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS), (self.experiments.keep_up, SNAPSHOT_SECONDS))
         self._watchers = [asyncio.create_task(self._every(seconds, what)) for what, seconds in work]
 
@@ -76,6 +78,7 @@ class Gateway:
         """Finish what is under way, write what is waiting, close everything."""
         for watcher in self._watchers:
             watcher.cancel()
+        await asyncio.wait(self._watchers)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
         await self.journal.close()
@@ -109,14 +112,12 @@ class Gateway:
             self._tasks.add(task)
             task.add_done_callback(self._let_go)
 
-    def warm(self) -> None:
-        """Begin to load every variant that a request could be given now."""
+    def warm(self) -> list[Future[Loaded]]:
+        """Begin to load every variant that a request could be given now: what routes serve first."""
         view = self.experiments.view
-        for plan in view.plans.values():
-            self.engines.start_loading(view.variants[plan.serve])
-        for plan in view.plans.values():
-            for arm in plan.life.declared.arms if plan.life else ():
-                self.engines.start_loading(view.variants[arm])
+        served = [plan.serve for plan in view.plans.values()]
+        arms = [arm for plan in view.plans.values() if plan.life for arm in plan.life.declared.arms]
+        return [self.engines.start_loading(view.variants[name]) for name in (*served, *arms)]
 
     def readiness(self) -> dict[str, Any]:
         """`ready`: every route's own variant is loaded. `details`: what is not as it should be, by part."""
@@ -160,6 +161,11 @@ class Gateway:
                 await self.experiments.note("configure", "config", "the file has changed", {"sections": changed})
             except Problem as problem:
                 log.error("the change of configuration is not in the event log: %s", problem.detail)
+
+    async def _open_reports(self, loading: list[Future[Loaded]]) -> None:
+        """Open the warehouse once pictures can be made, so that it does not delay them."""
+        await asyncio.wait([asyncio.wrap_future(future) for future in loading], timeout=REPORTS_WAIT_SECONDS)
+        self.reports.start()
 
     def _let_go(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)

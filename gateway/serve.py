@@ -55,7 +55,7 @@ def serve(gateway: Gateway, listener: socket.socket) -> int:
         signal.signal(number, lambda *_: None)
     options = uvicorn.Config(
         create_app(gateway),
-        log_config=None, access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=GRACE_SECONDS,
+        log_config=None, access_log=False, server_header=False, lifespan="on", timeout_keep_alive=75, timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     host, port = listener.getsockname()[:2]
