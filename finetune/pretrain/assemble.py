@@ -23,9 +23,18 @@ def assemble(
     pipeline.to(torch.float16)
     pipeline.save_pretrained(part, safe_serialization=True)
     pipeline.to(torch.float32)
-    export_directory(part)
+    if not _same_architecture(part, out):
+        export_directory(part)
+    else:
+        shutil.copytree(out / "onnx", part / "onnx")
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
+
+
+def _same_architecture(new: Path, old: Path) -> bool:
+    """Whether the weightless graphs of `old` fit `new`: every part has the same configuration."""
+    parts = [Path(name) / "config.json" for name in ("text_encoder", "unet", "vae")]
+    return (old / "onnx").is_dir() and all((old / p).is_file() and (new / p).read_bytes() == (old / p).read_bytes() for p in parts)
 
 
 def size_mb(out: Path) -> float:
