@@ -32,10 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         f"salon {argv[0]}", description=command.summary, epilog=f"example: {command.example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", help="the configuration file (default: salon.toml, or $SALON_CONFIG)")
+    everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for each in (everywhere, parser):
+        each.add_argument("--config", metavar="FILE", help="the configuration file (default: salon.toml, or $SALON_CONFIG)")
     command.arguments(parser)
     try:
-        arguments = parser.parse_args(argv[1:])
+        shared, rest = everywhere.parse_known_args(argv[1:])
+        arguments = parser.parse_args(rest)
+        arguments.config = shared.config
     except SystemExit as stop:
         return 2 if stop.code else 0
     try:
