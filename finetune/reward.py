@@ -85,14 +85,13 @@ def _relative(x: Floats, prompt: NDArray[np.int64], weight: Floats) -> Floats:
     total = np.zeros((groups, x.shape[1]))
     np.add.at(total, prompt, x * weight[:, None])
     grand: Floats = np.asarray(np.average(x, 0, weight), np.float64)
-    mean = (total + _POOLING * grand) / (mass + _POOLING)[:, None]
-    result: Floats = x - mean[prompt]
+    result: Floats = x - ((total + _POOLING * grand) / (mass + _POOLING)[:, None])[prompt]
     return result
 
 
 def _ridge(x: Floats, y: Floats, weight: Floats, penalty: float) -> Floats:
     heavy = x * weight[:, None]
-    result: Floats = np.linalg.solve(x.T @ heavy + penalty * np.eye(x.shape[1]), heavy.T @ y)
+    result: Floats = np.asarray(np.linalg.solve(x.T @ heavy + penalty * np.eye(x.shape[1]), heavy.T @ y), np.float64)
     return result
 
 
