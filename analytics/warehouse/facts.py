@@ -128,11 +128,13 @@ def _exposure(warehouse: Warehouse, scope: Scope, arms: list[str], starts: list[
     inverse: dict[str, tuple[float, int]] = {}
     multiple = 0
     for several, arm, period, count, inverse_sum, with_chance in warehouse.query(sql, parameters):
+        if arm in arms:
+            # The draw is checked where it was made: a ramp that later moves a unit says nothing against its first arm.
+            by_period[period - 1][arm] = by_period[period - 1].get(arm, 0) + count
         if several:
             multiple += count
         elif arm in arms:
             units[arm] = units.get(arm, 0) + count
-            by_period[period - 1][arm] = count
             total, known = inverse.get(arm, (0.0, 0))
             inverse[arm] = (total + (inverse_sum or 0.0), known + with_chance)
     means = {arm: total / known if known else None for arm, (total, known) in inverse.items()}

@@ -112,9 +112,8 @@ class Recomputed:
                 exposures[e.unit].append(e)
         self.ever = set(exposures)
         self.several = {unit for unit, es in exposures.items() if len({e.arm for e in es}) > 1}
-        self.first = {
-            unit: min(es, key=self.time) for unit, es in exposures.items() if unit not in self.several and es[0].arm in EXPERIMENT.arms
-        }
+        self.drawn = {unit: min(es, key=self.time) for unit, es in exposures.items()}
+        self.first = {unit: e for unit, e in self.drawn.items() if unit not in self.several and e.arm in EXPERIMENT.arms}
         self.of_unit: dict[str, list[Event]] = defaultdict(list)
         for e in self.events:
             self.of_unit[e.unit].append(e)
@@ -227,8 +226,9 @@ def check(facts: ExperimentFacts, r: Recomputed, periods: Sequence[tuple[datetim
     starts = [at for at, _ in periods]
     for arm in EXPERIMENT.arms:
         counts = [0] * len(periods)
-        for unit in r.units(arm):
-            counts[max(0, sum(at <= r.time(r.first[unit]) for at in starts) - 1)] += 1
+        for e in r.drawn.values():
+            if e.arm == arm:
+                counts[max(0, sum(at <= r.time(e) for at in starts) - 1)] += 1
         assert [p.units[arm] for p in facts.periods] == counts
 
 
