@@ -56,9 +56,12 @@ def free_port() -> int:
 
 
 def command(*words: str) -> Any:
-    """Run `salon WORDS --format json` and return what it printed. Raises RuntimeError with its last words."""
+    """Run `salon WORDS --format json` and return what it printed. Raises RuntimeError with its last words.
+
+    A command may answer "no" (exit code 1) and say so in JSON, as a round does that its gate refused.
+    """
     done = subprocess.run([*SALON, *words, "--format", "json"], capture_output=True, text=True)
-    if done.returncode != 0:
+    if done.returncode > 1 or not done.stdout.strip():
         raise RuntimeError(f"salon {' '.join(words)} exited with {done.returncode}: {done.stderr.strip()[-600:]}")
     return json.loads(done.stdout)
 

@@ -66,14 +66,15 @@ class Story:
             with self.stage("round", f"A round of learning: {winner!r} is fine-tuned on what the audience liked"):
                 outcome = self._learn(config)
             candidate = None
-            if outcome.get("announced"):
+            for check in outcome["gate"]["checks"]:
+                self.say(f"  {'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['explanation']}")
+            if outcome["result"] == "announced":
                 with self.stage("second_contest", "Contest 2: the candidate meets the champion, at a small weight first"):
-                    name = self._await_experiment(outcome["experiment"])
-                    candidate = outcome["variant_name"]
+                    name, candidate = self._await_experiment(outcome["experiment"])
                     ledger = self._contest(name, CANDIDATE_LOOKS, ramp=True)
                 self._conclude(name, ledger)
             else:
-                self.say(f"The gate let no candidate through: {outcome.get('reason', 'see the round’s manifest')}")
+                self.say(f"The gate let no candidate through: {outcome['reason']}")
         finally:
             server.stop()
         truth = {"arms": self.truth, "champion": winner, "candidate": candidate}
@@ -138,12 +139,13 @@ class Story:
         outcome: dict[str, Any] = command("finetune", "hero", "--config", config, "--seed", str(self.seed), "--max-seconds", "75")
         return outcome
 
-    def _await_experiment(self, name: str) -> str:
+    def _await_experiment(self, name: str) -> tuple[str, str]:
         for _ in range(300):
             found = {e["name"]: e for e in self.call("GET", "/v1/experiments")["experiments"]}
             if name in found and found[name]["state"] == "running":
-                self.say(f"  {name!r} runs by itself with {found[name]['weights']}")
-                return name
+                weights: dict[str, float] = found[name]["weights"]
+                self.say(f"  {name!r} runs by itself with {weights}")
+                return name, next(arm for arm in weights if arm != found[name]["control"])
             time.sleep(0.1)
         raise RuntimeError(f"the gateway did not start {name!r} within 30 s of its announcement")
 
