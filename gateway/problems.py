@@ -180,6 +180,8 @@ def from_problem(request: Request[Any, Any, Any], error: Problem) -> Response[by
 
 def from_framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Exception handler for Litestar's errors: 404, 405, 413, bad parameters."""
+    if error.status_code == 500 and "disconnected" in error.detail:
+        return respond(request, ClientGone("the client went away before its request was read"))
     kind = BY_STATUS.get(error.status_code)
     if kind is None:
         return from_bug(request, error) if error.status_code >= 500 else respond(request, InvalidRequest(error.detail))

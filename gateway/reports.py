@@ -31,7 +31,7 @@ class Reports:
         self._log, self._url = event_log, url
         self._warehouse: Warehouse | None = None
         self._sink: SinkThread | None = None
-        self._stop, self._tried = threading.Event(), threading.Event()
+        self._stop, self._tried, self._opened = threading.Event(), threading.Event(), threading.Lock()
         self._opener = threading.Thread(target=self._open, name="salon-warehouse", daemon=True)
         self._opening: str | None = "the warehouse is being opened"
 
@@ -46,7 +46,8 @@ class Reports:
 
     def close(self) -> None:
         """Let the sink finish its batch, then close."""
-        self._stop.set()
+        with self._opened:
+            self._stop.set()
         if self._opener.is_alive():
             self._opener.join(CLOSE_SECONDS)
         if self._sink is not None:
@@ -117,5 +118,9 @@ class Reports:
         except BaseException:
             warehouse.close()
             raise
-        sink.start()
-        self._warehouse, self._sink = warehouse, sink
+        with self._opened:
+            if self._stop.is_set():
+                warehouse.close()
+                return
+            sink.start()
+            self._warehouse, self._sink = warehouse, sink

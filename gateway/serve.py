@@ -16,7 +16,7 @@ from gateway.config import Config, load, parse_listen
 from gateway.keys import SCOPES, create_key
 from gateway.running import Gateway
 
-GRACE_SECONDS = 30
+GRACE_SECONDS, KEEP_ALIVE_SECONDS = 30, 75
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,8 +55,13 @@ def serve(gateway: Gateway, listener: socket.socket) -> int:
         signal.signal(number, lambda *_: None)
     options = uvicorn.Config(
         create_app(gateway),
-        log_config=None, access_log=False, server_header=False, lifespan="on", timeout_keep_alive=75, timeout_graceful_shutdown=GRACE_SECONDS,
-    )  # fmt: skip
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     host, port = listener.getsockname()[:2]
     print(f"Salon listens on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

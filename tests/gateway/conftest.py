@@ -101,7 +101,7 @@ class Server:
             self.wait_ready()
         return self
 
-    def wait_ready(self, timeout_seconds: float = 30.0) -> None:
+    def wait_ready(self, timeout_seconds: float = 90.0) -> None:
         assert self.process is not None and self.process.stdout is not None
         for line in self.process.stdout:
             if match := re.search(r"(salon_[0-9a-f]{8}_\S+)", line):
@@ -121,7 +121,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(40)
+        code = self.process.wait(90)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code

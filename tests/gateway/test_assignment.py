@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -63,7 +64,7 @@ def test_spans_always_cover_the_line_once_and_each_arm_owns_its_weight(history):
         allocation = reweigh(allocation, weights)
     spans = sorted(span for owned in allocation.spans.values() for span in owned)
     assert spans[0].start == 0 and spans[-1].end == TICKS
-    assert all(left.end == right.start for left, right in zip(spans, spans[1:], strict=False))
+    assert all(left.end == right.start for left, right in pairwise(spans))
     for arm, weight in history[-1].items():
         owned = sum(span.end - span.start for span in allocation.spans[arm])
         assert abs(owned - weight * TICKS) <= 2

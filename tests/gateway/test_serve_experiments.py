@@ -39,7 +39,7 @@ UNITS = [f"unit-{number}" for number in range(20_000)]
 
 
 def test_split_ramp_and_restart(make_server):
-    """One server's story: 20,000 units by the weights, a ramp that moves only what it must, all of it again after kill -9."""
+    """One server's story: 20,000 units by the weights, a ramp that moves only what it must, all of it again after kill -9, from the log alone."""
     server = make_server().start()
     with server.client() as client:
         before = arms_of(client, UNITS)
@@ -55,16 +55,12 @@ def test_split_ramp_and_restart(make_server):
         assert set(moved) == {("base", "vivid")}
         assert chisquare([len(moved), len(UNITS) - len(moved)], [0.2 * len(UNITS), 0.8 * len(UNITS)]).pvalue > 0.001
     server.stop(signal.SIGKILL)
+    (server.folder / "var/state/experiments.json").unlink()
     server.start()
     with server.client() as client:
         assert arms_of(client, UNITS) == after
         state = client.get("/v1/experiments/colours").json()
         assert state["weights"] == {"base": 0.3, "vivid": 0.7} and state["why"] == "looks good" and state["changed_by"] == "development"
-        (server.folder / "var/state/experiments.json").unlink()
-    server.stop(signal.SIGKILL)
-    server.start()
-    with server.client() as client:
-        assert arms_of(client, UNITS[:2000]) == {unit: after[unit] for unit in UNITS[:2000]}
     log = open_log(f"local:{server.folder / 'var/events'}")
     controls = [event.attributes for _, event in log.read(0, 10_000) if event.kind == "control" and event.experiment == "colours"]
     log.close()
@@ -204,7 +200,7 @@ def test_report_counts_what_was_acknowledged_and_forgetting_removes_it(make_serv
         assert client.delete("/v1/units/u0").json()["erased"]["event_rows"] == 0
 
 
-@pytest.mark.parametrize("rounds", [3])
+@pytest.mark.parametrize("rounds", [2])
 def test_kill_9_loses_nothing_acknowledged_and_counts_nothing_twice(make_server, rounds):
     """Short version: feedback in batches with retries, the server killed in between, the log read by other code."""
     import threading
