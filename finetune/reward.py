@@ -31,11 +31,9 @@ class RewardModel(msgspec.Struct, frozen=True, kw_only=True):
         """Reward by every member: [..., d] to [k, ...]. Differences within a prompt mean something, absolute values do not."""
         return np.moveaxis((features - self.centre) / self.scale @ self.members.T, -1, 0)
 
-    def lower_bound(self, features: Floats) -> Floats:
-        """Mean minus kappa standard deviations over members: [..., d] to [...]."""
-        values = self.each(features)
-        result: Floats = values.mean(0) - self.kappa * values.std(0, ddof=1)
-        return result
+    def pessimistic(self, gains: Floats) -> float:
+        """Mean minus kappa standard deviations of one gain per member: [k] to a number."""
+        return float(gains.mean() - self.kappa * gains.std(ddof=1))
 
 
 def fold_of(unit: str, folds: int, seed: int) -> int:

@@ -16,9 +16,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How far a candidate may go.
 
     `alignment_margin`: loss of caption retrieval (share) or cosine allowed, or 1.645 standard errors of the paired
-    difference if that is more (so an equal model fails once in twenty at most, and a large gate is a strict one); `distance`: kernel distance to the champion as a share of the champion's own spread; `diversity`: least
-    share of the champion's pairwise distance; `colour_sds`: standard deviations over prompts; `bias`: total variation
-    of the gender and tone mix, or what chance alone reaches, whichever is larger; `kappa`: pessimism of the reward.
+    difference if that is more (so an equal model fails once in twenty at most, and a large gate is a strict one);
+    `distance`: kernel distance to the champion as a share of the champion's own spread; `diversity`: least share of the
+    champion's pairwise distance; `colour_sds`: standard deviations over prompts; `bias`: total variation of the gender
+    and tone mix, or what chance alone reaches, whichever is larger; `kappa`: pessimism of the reward.
     """
 
     alignment_margin: float = 0.01
@@ -52,14 +53,21 @@ class Views(msgspec.Struct):
 
 
 def reward(candidate: Views, champion: Views, model: RewardModel, limits: Limits, seed: int) -> Check:
-    """Lower bound of the reward: the difference to the champion, paired by prompt, must be above 0 with its whole interval."""
-    difference = (model.lower_bound(candidate.reward) - model.lower_bound(champion.reward)).mean(1)
-    low, high = measures.bootstrap_interval(difference, resamples=limits.resamples, seed=seed)
+    """Lower bound of the reward: the difference to the champion, paired by prompt, must be above 0 with its whole interval.
+
+    Pessimism acts on the difference: members that disagree on its direction count against it, however small it is.
+    """
+    difference = (model.each(candidate.reward) - model.each(champion.reward)).mean(2)
+    value = model.pessimistic(difference.mean(1))
+    rng = np.random.default_rng(seed)
+    prompts = difference.shape[1]
+    drawn = [model.pessimistic(difference[:, rng.integers(prompts, size=prompts)].mean(1)) for _ in range(limits.resamples)]
+    low, high = (float(q) for q in np.quantile(drawn, [0.025, 0.975]))
     text = (
-        f"change of the pessimistic reward (like chance) over {len(difference)} prompts, bootstrap by prompt; the reward model's "
+        f"pessimistic change of the like chance over {prompts} prompts, bootstrap by prompt; the reward model's "
         f"correlation with likes of units it never saw is {model.held_out:.2f}"
     )
-    return Check(name="reward", value=float(difference.mean()), limit=0.0, ok=low > 0, explanation=text, low=low, high=high)
+    return Check(name="reward", value=value, limit=0.0, ok=low > 0, explanation=text, low=low, high=high)
 
 
 def alignment(candidate: Views, champion: Views, captions: Floats, own: NDArray[np.int64], limits: Limits, seed: int) -> list[Check]:
@@ -75,7 +83,7 @@ def alignment(candidate: Views, champion: Views, captions: Floats, own: NDArray[
         error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
         limit = -max(limits.alignment_margin, _ONE_SIDED * error)
         low, high = measures.bootstrap_interval(difference, resamples=limits.resamples, seed=seed)
-        text = f"{what}: candidate {ours.mean():.3f}, champion {theirs.mean():.3f}; may lose {-limit:.3f} (the margin, or what noise alone may cost)"
+        text = f"{what}: candidate {ours.mean():.3f}, champion {theirs.mean():.3f}; may lose {-limit:.3f} (margin or noise)"
         value = float(difference.mean())
         found.append(Check(name=name, value=value, limit=limit, ok=value >= limit, explanation=text, low=low, high=high))
     return found

@@ -95,7 +95,7 @@ def test_reward_finds_the_axis_and_says_how_much_it_knows():
     model = fit(*likes_of_the_first_axis())
     assert model.held_out > 0.2
     up, down = np.eye(6)[0][None], -np.eye(6)[0][None]
-    assert model.lower_bound(up)[0] > model.lower_bound(down)[0] + 0.1
+    assert model.pessimistic((model.each(up) - model.each(down))[:, 0]) > 0.1
     assert np.abs(model.members.mean(0)).argmax() == 0
 
 
@@ -129,7 +129,9 @@ def test_reward_check_passes_and_fails():
     assert checks.reward(views(better), views(base), FIRST_AXIS, Limits(), 0).ok
     same = checks.reward(views(base + rng.normal(0, 0.02, base.shape)), views(base), FIRST_AXIS, Limits(), 0)
     worse = checks.reward(views(base), views(better), FIRST_AXIS, Limits(), 0)
-    assert not worse.ok and worse.high < 0 and same.low < same.value < same.high
+    assert not worse.ok and worse.high < 0 and not same.ok and same.low < same.value < same.high
+    split = RewardModel(members=np.eye(6)[[0, 0, 1]], centre=np.zeros(6), scale=np.ones(6), kappa=2.0, penalty=1.0, held_out=0.5)
+    assert not checks.reward(views(better), views(base), split, Limits(), 0).ok
 
 
 def test_guards_pass_for_the_champion_and_fail_for_a_broken_model():
