@@ -72,6 +72,7 @@ def decode(data: bytes) -> Event:
 
 
 def utc_now() -> datetime:
+    """Now, in UTC."""
     return datetime.now(UTC)
 
 
@@ -92,7 +93,9 @@ def time_of(event_id: UUID) -> datetime | None:
 
 def _version_7(milliseconds: int, tail: bytes) -> UUID:
     random_bits = int.from_bytes(tail, "big")
-    value = (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (random_bits >> 62 & 0xFFF) << 64 | 0b10 << 62 | random_bits & ((1 << 62) - 1)
+    value = (
+        (milliseconds & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (random_bits >> 62 & 0xFFF) << 64 | 0b10 << 62 | random_bits & ((1 << 62) - 1)
+    )
     return UUID(int=value)
 
 
@@ -100,4 +103,6 @@ def control_event(experiment: str, route: str, action: str, who: str, why: str, 
     """What a person or a policy did to an experiment."""
     now = utc_now()
     attributes = {"action": action, "who": who, "why": why, "changed": msgspec.json.encode(changed).decode()}
-    return Event(event_id=new_id(), kind="control", occurred_at=now, received_at=now, route=route, experiment=experiment, attributes=attributes)
+    return Event(
+        event_id=new_id(), kind="control", occurred_at=now, received_at=now, route=route, experiment=experiment, attributes=attributes
+    )

@@ -31,9 +31,9 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         if (self.kind == "ratio") != (self.denominator is not None):
-            raise ValueError("`denominator` (an event kind) belongs to kind = \"ratio\", and is needed there")
+            raise ValueError('`denominator` (an event kind) belongs to kind = "ratio", and is needed there')
         if (self.kind == "quantile") != (self.quantile is not None):
-            raise ValueError("`quantile` (0 < level < 1) belongs to kind = \"quantile\", and is needed there")
+            raise ValueError('`quantile` (0 < level < 1) belongs to kind = "quantile", and is needed there')
 
 
 class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

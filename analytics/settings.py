@@ -13,7 +13,7 @@ import msgspec
 from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
 
 SECTIONS = ("gateway", "events", "warehouse", "images", "registry", "engines", "variants", "routes", "metrics", "experiments", "finetune")
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class SettingsError(ValueError):
@@ -192,4 +192,3 @@ def _common(a: tuple[str, ...], b: tuple[str, ...]) -> Iterable[str]:
         if x != y:
             return
         yield x
-

@@ -71,7 +71,7 @@ class NoiseSchedule:
         kind = config.get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"{where}: prediction_type is {kind!r}; a round can train epsilon, v_prediction and flow-matching models")
-        alphas = DDIMScheduler.from_config(config).alphas_cumprod.double()  # type: ignore[no-untyped-call]
+        alphas = DDIMScheduler.from_config(config).alphas_cumprod.double()
         return cls(kind, alphas.sqrt().float(), (1 - alphas).sqrt().float(), torch.arange(len(alphas), dtype=torch.float32))
 
 

@@ -113,7 +113,7 @@ class _Run:
         error, reference = self._errors(batch)
         value = self._loss(batch, error, reference)
         self.optimiser.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         frozen = [name for name, p in self.weights.items() if p.grad is None]
         if frozen:
             raise RuntimeError(f"{len(frozen)} LoRA weights got no gradient (first: {frozen[0]}); the adapter is not active")

@@ -30,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"salon {argv[0]}: needs the package {error.name!r}; pip install 'salon[all]'", file=sys.stderr)
         return 1
     parser = argparse.ArgumentParser(
-        f"salon {argv[0]}", description=command.summary, epilog=f"example: {command.example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        f"salon {argv[0]}",
+        description=command.summary,
+        epilog=f"example: {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for each in (everywhere, parser):
@@ -54,10 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overview(names: Sequence[str]) -> str:
-    lines = ["salon: image models compete for the public's favour, and the winner learns from it.", "", "commands:"]
-    for name in names:
-        lines.append(f"  salon {name} --help")
-    return "\n".join([*lines, "", "start here: salon demo"])
+    head = ["salon: image models compete for the public's favour, and the winner learns from it.", "", "commands:"]
+    return "\n".join([*head, *(f"  salon {name} --help" for name in names), "", "start here: salon demo"])
 
 
 if __name__ == "__main__":

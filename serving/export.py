@@ -66,7 +66,7 @@ def _text_encoder(told: dict[str, Any]) -> "onnx_ir.Model":
 
     config = CLIPTextConfig.from_dict(told)
     # "eager" and "sdpa" differ in speed only; sdpa exports to one Attention node
-    model: Any = CLIPTextModel._from_config(  # type: ignore[no-untyped-call]
+    model: Any = CLIPTextModel._from_config(
         config, attn_implementation="sdpa"
     )
     # at least two tokens and two rows: the exporter takes a size of one for a constant
@@ -80,7 +80,7 @@ def _unet(config: dict[str, Any]) -> "onnx_ir.Model":
     import torch
     from diffusers import UNet2DConditionModel
 
-    model: Any = UNet2DConditionModel.from_config(config)  # type: ignore[no-untyped-call]
+    model: Any = UNet2DConditionModel.from_config(config)
     side = max(8, 2 ** len(model.config["block_out_channels"]))
     inputs = (torch.randn(2, model.config["in_channels"], side, side), torch.tensor([500.0, 20.0]), torch.randn(2, 7, _text_width(config)))
     shapes = {"sample": {0: "batch", 2: "height", 3: "width"}, "timestep": {0: "batch"}, "encoder_hidden_states": {0: "batch", 1: "tokens"}}
@@ -91,7 +91,7 @@ def _vae_decoder(config: dict[str, Any]) -> "onnx_ir.Model":
     import torch
     from diffusers import AutoencoderKL
 
-    model: Any = AutoencoderKL.from_config(config)  # type: ignore[no-untyped-call]
+    model: Any = AutoencoderKL.from_config(config)
     model.encoder, model.quant_conv = torch.nn.Identity(), torch.nn.Identity()
     latent = torch.randn(2, model.config["latent_channels"], 8, 8)
     shapes = {"latent_sample": {0: "batch", 2: "height", 3: "width"}}

@@ -38,7 +38,9 @@ def test_imports_run_one_way(room: str) -> None:
 def test_salon_enters_a_room_only_when_it_is_entered() -> None:
     """At module level, salon/__init__, cli and client import no room."""
     for name in ("__init__.py", "cli.py", "client.py"):
-        top = ast.Module([n for n in ast.parse((ROOT / "salon" / name).read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))], [])
+        top = ast.Module(
+            [n for n in ast.parse((ROOT / "salon" / name).read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))], []
+        )
         assert not imported_rooms(top) - {"salon"}
 
 

@@ -49,14 +49,16 @@ def loss(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
     y = vae.decode(posterior.sample()).sample
     pixel = F.l1_loss(y, x) + 2.0 * F.mse_loss(y, x) + 1.0 * F.l1_loss(chroma(y), chroma(x))
     edges = F.l1_loss(y.diff(dim=-1), x.diff(dim=-1)) + F.l1_loss(y.diff(dim=-2), x.diff(dim=-2))
-    return pixel + 0.5 * edges + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+    total: torch.Tensor = pixel + 0.5 * edges + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
+    return total
 
 
 def saturation_weights(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
     """How often to draw each picture: saturated hues twice as often as grey ones."""
     spread = (rgb.max(-1).astype(float) - rgb.min(-1)).mean((1, 2)) / 255.0
     weights: NDArray[np.float64] = 0.5 + np.minimum(spread / 0.25, 1.0)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _crops(images: torch.Tensor, weights: NDArray[np.float64], n: int, seed: int) -> torch.Tensor:

@@ -121,7 +121,8 @@ def v_loss(
     target = a.sqrt() * noise - (1 - a).sqrt() * x0
     snr_plus_1 = 1 / (1 - alphas[t]).clamp(min=1e-6)
     weight = snr_plus_1.clamp(max=5) / snr_plus_1
-    return (weight * (out - target).pow(2).mean((1, 2, 3))).mean()
+    total: torch.Tensor = (weight * (out - target).pow(2).mean((1, 2, 3))).mean()
+    return total
 
 
 def train(
@@ -172,9 +173,22 @@ def train(
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(EMA, (step + 1) / (step + 10)))
         running = 0.99 * running + 0.01 * value.item() if running else value.item()
         if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == steps):
-            progress.say("diffusion", step + 1, steps, started, loss=running, images_per_second=(step + 1 - first) * batch / (time.monotonic() - started))
+            progress.say(
+                "diffusion",
+                step + 1,
+                steps,
+                started,
+                loss=running,
+                images_per_second=(step + 1 - first) * batch / (time.monotonic() - started),
+            )
         if rank == 0 and ((step + 1) % 250 == 0 or step + 1 == steps):
-            state = {"unet": unet.state_dict(), "text": text.state_dict(), "optimiser": optimiser.state_dict(), "average": average, "step": step + 1}
+            state = {
+                "unet": unet.state_dict(),
+                "text": text.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "step": step + 1,
+            }
             progress.save(checkpoint, state)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 
 def launch(work: Callable[..., None], workers: int, *args: object) -> None:
@@ -20,7 +20,7 @@ def launch(work: Callable[..., None], workers: int, *args: object) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(_enter, args=(work, workers, port, args), nprocs=workers)  # type: ignore[no-untyped-call]
+    spawn(_enter, args=(work, workers, port, args), nprocs=workers)
 
 
 def _enter(rank: int, work: Callable[..., None], workers: int, port: int, args: tuple[object, ...]) -> None:

@@ -21,7 +21,17 @@ _DROP_SUBCATEGORY = {
 }  # fmt: skip
 _ROLE_PICTURES = {"ninja", "princess", "prince", "person with crown"}
 _ROLE_LABELS = {"person", "man", "woman"}
-_DROP_WORDS = ("medium square", "medium-small square", "small square", "clock face", "-thirty", "o’clock", "o'clock", "japanese “", "button")
+_DROP_WORDS = (
+    "medium square",
+    "medium-small square",
+    "small square",
+    "clock face",
+    "-thirty",
+    "o’clock",
+    "o'clock",
+    "japanese “",
+    "button",
+)
 _ALIASES: dict[str, tuple[str, ...]] = {
     "automobile": ("red car",), "sport utility vehicle": ("blue car",), "deciduous tree": ("green tree",),
     "house": ("small house", "home"), "bear": ("brown bear", "big brown bear"), "red heart": ("love heart",),

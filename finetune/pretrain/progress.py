@@ -1,6 +1,5 @@
 """A resumable training state on disk, and a line of progress to read while it runs."""
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(state, part)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def resume(path: Path, device: torch.device) -> dict[str, Any] | None:

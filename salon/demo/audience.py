@@ -79,4 +79,6 @@ class Person:
 
 def decode_pictures(data: Sequence[dict[str, Any]]) -> list[tuple[str, int, NDArray[np.uint8]]]:
     """The `data` of an images answer as (image_id, position, uint8 [h, w, 3])."""
-    return [(d["image_id"], d["position"], np.asarray(Image.open(io.BytesIO(base64.b64decode(d["b64_json"]))).convert("RGB"))) for d in data]
+    return [
+        (d["image_id"], d["position"], np.asarray(Image.open(io.BytesIO(base64.b64decode(d["b64_json"]))).convert("RGB"))) for d in data
+    ]

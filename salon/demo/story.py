@@ -159,12 +159,13 @@ class Story:
                     gap = self.truth[c["arm"]] - self.truth[c["vs"]]
                     self.say(
                         f"  {experiment['name']}: {c['arm']} against {c['vs']}: true utility {gap:+.2f} logits; "
-                        f"Salon: {_signed_percent(c['relative']['value'])} {metric['metric']}, decision {experiment['report']['decision']['action']}"
+                        f"Salon: {_signed_percent(c['relative']['value'])} {metric['metric']}, "
+                        f"decision {experiment['report']['decision']['action']}"
                     )
         candidate, champion = truth["candidate"], truth["champion"]
         if candidate and self.truth[candidate] <= self.truth[champion]:
             self.say(f"  The candidate is not better than {champion!r} this time; Salon keeps what serves people best.")
-        self.say(f"\nIn {self.folder}: report-*.html (open in a browser), report-*.json, salon.toml, var/ (events, warehouse, pictures, registry)")
+        self.say(f"\nIn {self.folder}: report-*.html (open in a browser), report-*.json, salon.toml, var/ (everything else)")
         self.say(f"Total {sum(self.seconds.values()):.0f} s: " + ", ".join(f"{k} {v:.0f}" for k, v in self.seconds.items()))
 
 
