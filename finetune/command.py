@@ -59,7 +59,6 @@ def one_round(arguments: argparse.Namespace, settings: RoundSettings) -> int:
     """Plan or go on with a round, run it, print its outcome."""
     # Late: torch and the warehouse take seconds to load, and `--help` and `status` need neither.
     from analytics.warehouse.examples import read_image_examples
-
     from analytics.warehouse.snapshot import open_readable
     from finetune.plan import Options, make, unfinished
     from finetune.round import Round
