@@ -92,7 +92,7 @@ def alignment(candidate: Views, champion: Views, captions: Floats, own: NDArray[
 def distance(candidate: Views, champion: Views, limits: Limits) -> Check:
     """A candidate far from its champion on a judge's features is another model, whatever the reward says."""
     flat = [v.features.reshape(-1, v.features.shape[-1]) for v in (candidate, champion)]
-    squared, share = measures.kernel_distance(flat[0], flat[1])
+    squared, share = measures.kernel_distance(flat[0], flat[1], paired=True)
     text = f"kernel distance (MMD squared {squared:.4f}) to the champion's pictures, as a share of the champion's own spread"
     return Check(name="distance", value=share, limit=limits.distance, ok=share <= limits.distance, explanation=text)
 

@@ -26,17 +26,19 @@ def alignment(pictures: Floats, captions: Floats, own: NDArray[np.int64]) -> Flo
     return result
 
 
-def kernel_distance(a: Floats, b: Floats) -> tuple[float, float]:
+def kernel_distance(a: Floats, b: Floats, *, paired: bool = False) -> tuple[float, float]:
     """Unbiased MMD^2 with KID's cubic kernel (Binkowski et al. 2018, eq. 4), and its share of b's own spread. Unit features [n, d], [m, d].
 
     The kernel is (x.y + 1)^3: KID's (x.y / d + 1)^3 for features of norm sqrt(d). The share divides by k(x, x) - mean k(x, x')
-    in b: 0 is the same distribution, 1 as far apart as b's pictures are from each other.
+    in b: 0 is the same distribution, 1 as far apart as b's pictures are from each other. `paired`: a[i] and b[i] share prompt
+    and seed, so their own products are left out (Gretton et al. 2012, eq. 4); they would pull the distance below 0.
     """
     n, m = len(a), len(b)
     if n < 2 or m < 2:
         raise ValueError(f"a distance needs 2 pictures on each side; there are {n} and {m}")
     within_a, within_b = _off_diagonal_mean((a @ a.T + 1) ** 3), _off_diagonal_mean((b @ b.T + 1) ** 3)
-    squared = within_a + within_b - 2 * float(((a @ b.T + 1) ** 3).mean())
+    across = (a @ b.T + 1) ** 3
+    squared = within_a + within_b - 2 * (_off_diagonal_mean(across) if paired else float(across.mean()))
     spread = 8.0 - within_b
     return squared, squared / spread if spread > 1e-9 else math.inf
 

@@ -55,6 +55,12 @@ def test_kernel_distance_is_unbiased_for_one_distribution():
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(300)
 
 
+def test_pictures_of_the_same_seeds_are_not_closer_than_nothing():
+    a = unit(np.random.default_rng(1).normal(size=(12, 8)))
+    assert measures.kernel_distance(a, a, paired=True)[0] == pytest.approx(0.0, abs=1e-12)
+    assert measures.kernel_distance(a, a)[0] < -0.1
+
+
 def test_pairwise_distance_by_hand():
     pictures = np.array([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
     assert measures.pairwise_distance(pictures).tolist() == [1.0, 0.0]
