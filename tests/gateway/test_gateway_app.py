@@ -135,7 +135,7 @@ def test_overload_is_429_with_retry_after_and_leaves_no_trace(live):
 
 
 def test_what_a_leaving_client_left_in_the_queue_is_dropped(live):
-    salon = live(steps=150)
+    salon = live(steps=150, queue_seconds=1e6)
     path = "/v1/images/generations"
     body = b'{"prompt":"a cat","model":"hero","user":"ada","n":10}'
     host, port = salon.url.removeprefix("http://").split(":")
