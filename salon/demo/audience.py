@@ -15,10 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-PROMPTS = (
-    "a heart", "a circle", "a square", "a book", "a flower", "a fruit", "an animal", "a bird", "a happy face", "a dessert",
-    "a drink", "a vegetable", "an insect", "a sea animal", "a plant", "a building", "a medal", "a toy",
-)  # fmt: skip
+PROMPTS = ("a heart", "a circle", "a square", "a book", "a flower", "a fruit", "a vegetable", "a dessert")
 EXAMINATION = (1.0, 0.85, 0.65, 0.5)
 _CENTRE, _SPREAD = np.array([0.39, 0.23, 0.53]), np.array([0.23, 0.34, 0.155])
 
@@ -26,9 +23,9 @@ _CENTRE, _SPREAD = np.array([0.39, 0.23, 0.53]), np.array([0.23, 0.34, 0.155])
 class Taste(msgspec.Struct, frozen=True):
     """The stated truth of the audience: mean weights for saturation, warmth, filled canvas; person-to-person sd; noise."""
 
-    weights: tuple[float, float, float] = (0.9, 1.3, 0.2)
+    weights: tuple[float, float, float] = (2.0, 1.5, 0.1)
     person_sd: float = 0.3
-    threshold: float = 0.8
+    threshold: float = 2.0
     accident: float = 0.02
 
     def utility(self, rgb: NDArray[np.uint8]) -> float:

@@ -22,10 +22,10 @@ listen = "127.0.0.1:{port}"
 model = "salon/emoji-64"
 engine = "local"
 steps = 8
-guidance = 1.0
+guidance = 1.2
 [variants.vivid]
 extends = "pale"
-guidance = 2.5
+guidance = 3.0
 [routes.hero]
 serve = "pale"
 [metrics.like_rate]
@@ -41,9 +41,11 @@ arms = {{ pale = 0.5, vivid = 0.5 }}
 control = "pale"
 primary = "like_rate"
 secondary = ["likes_per_view"]
-guardrails = {{ failure_rate = {{ margin = 0.10, direction = "down" }} }}
-planned_units = 400
-minimum_units = 120
+guardrails = {{ latency_p95_ms = {{ margin = 0.50, direction = "down" }} }}
+planned_units = 800
+minimum_units = 200
+[finetune.gate]
+role_seeds = 16
 """
 
 

@@ -17,8 +17,9 @@ from salon.demo.audience import Person, Taste
 from salon.demo.server import SETTINGS, Server, command, free_port
 from salon.demo.traffic import Crowd, Ledger
 
-LOOK_UNITS, MOST_LOOKS = 60, 8
-CANDIDATE_LOOKS = 9
+LOOK_UNITS, MOST_LOOKS = 100, 8
+CANDIDATE_LOOKS = 10
+TRAINING_SECONDS = 75
 DECIDED = {"ship", "stop", "rollback", "invalid"}
 
 
@@ -136,7 +137,9 @@ class Story:
         return str(shipped)
 
     def _learn(self, config: str) -> dict[str, Any]:
-        outcome: dict[str, Any] = command("finetune", "hero", "--config", config, "--seed", str(self.seed), "--max-seconds", "75")
+        outcome: dict[str, Any] = command(
+            "finetune", "hero", "--config", config, "--seed", str(self.seed), "--max-seconds", str(TRAINING_SECONDS)
+        )
         return outcome
 
     def _await_experiment(self, name: str) -> tuple[str, str]:
