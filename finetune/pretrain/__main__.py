@@ -37,7 +37,7 @@ def main() -> None:
     pictures = data.load(data.fetch(args.work / "data"))
     if not args.measure_only:
         train(args, pictures, device, workers)
-    write_card(args.out, Judge.load(args.judge), pictures, args.seed, minutes=(time.monotonic() - started) / 60)
+    write_card(args.out, Judge.load(args.judge), pictures, args.work / "cache", args.seed, minutes=(time.monotonic() - started) / 60)
 
 
 def train(args: argparse.Namespace, pictures: data.PictureSet, device: torch.device, workers: int) -> None:

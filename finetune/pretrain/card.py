@@ -30,7 +30,8 @@ PARAPHRASES = (
 def serve(model: Path, cache: Path) -> tuple[LocalEngine, measure.Draw]:
     """The model behind the engine that serves it, at the packaged variant's settings."""
     engine = LocalEngine(Registry(str(cache / "registry")), cache=cache, max_queue_seconds=1e9)
-    variant = Variant(model=str(model), steps=20, guidance=2.0)
+    variant = Variant(model=str(model.resolve()), steps=20, guidance=2.0)
+    engine.load(variant)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> NDArray[np.uint8]:
         jobs = [engine.submit(Job(variant=variant, prompt=p, seed=int(s))) for p, s in zip(prompts, seeds, strict=True)]
@@ -39,10 +40,10 @@ def serve(model: Path, cache: Path) -> tuple[LocalEngine, measure.Draw]:
     return engine, draw
 
 
-def write_card(out: Path, judge: Judge, pictures: PictureSet, seed: int, minutes: float) -> None:
+def write_card(out: Path, judge: Judge, pictures: PictureSet, cache: Path, seed: int, minutes: float) -> None:
     """Measure `out` as it is served and write README.md and samples/ there; print the figures."""
     vae = AutoencoderKL.from_pretrained(out, subfolder="vae", torch_dtype=torch.float32).eval()
-    engine, draw = serve(out, out.parent / ".cache")
+    engine, draw = serve(out, cache)
     try:
         auto = measure.autoencoder_quality(vae, judge, pictures)
         found = measure.retrieval(draw, judge, pictures)
