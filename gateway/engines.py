@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,17 +49,9 @@ class Engines:
             future = self._loading[variant] = self._loader.submit(self._load, variant)
         return future
 
-    def submit(self, variant: Variant, jobs: Iterable[Job]) -> list[Future[Picture]]:
+    def submit(self, variant: Variant, jobs: Sequence[Job]) -> list[Future[Picture]]:
         """Queue the jobs of one request, all or none. Raises Busy."""
-        engine, futures = self._engine(variant.engine), []
-        try:
-            for job in jobs:
-                futures.append(engine.submit(job))  # noqa: PERF401
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        return futures
+        return self._engine(variant.engine).submit_all(jobs)
 
     def queue_seconds(self) -> float:
         """Predicted seconds of work that waits, over all engines."""

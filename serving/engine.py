@@ -112,28 +112,34 @@ class LocalEngine:
         return read_adapter(self._registry.fetch(name) if name.startswith("registry:") else locate_adapter(name))
 
     def submit(self, job: Job) -> "Future[Picture]":
-        """Queue one image; thread-safe. A future cancelled before its first step costs nothing.
+        """Queue one image: `submit_all` of a request of one."""
+        return self.submit_all([job])[0]
 
-        Raises Busy when the predicted wait would exceed `max_queue_seconds`, whatever the variant; ModelError when
-        the variant was not loaded.
+    def submit_all(self, jobs: Sequence[Job]) -> "list[Future[Picture]]":
+        """Queue the images of one request, all or none; thread-safe. A future cancelled before its first step costs nothing.
+
+        Raises Busy when the predicted wait for what was queued before would exceed `max_queue_seconds`, whatever the
+        variants; the request's own work is no part of that wait, so an idle engine takes any request. Raises ModelError
+        when a variant was not loaded.
         """
-        if job.variant not in self._ready:
-            raise ModelError(f"variant of model {job.variant.model!r} is not loaded; call load(variant) first")
-        session, columns, _ = self._ready[job.variant]
-        future: Future[Picture] = Future()
-        slot = Slot(
-            session, columns, job.variant.guidance, job.prompt, job.negative_prompt, job.seed, future, submitted=time.perf_counter()
-        )
+        now = time.perf_counter()
+        slots = [self._slot(job, now) for job in jobs]
         with self._wake:
             if self._closed:
                 raise RuntimeError("the engine is closed")
             ahead = self._predicted()
             if ahead > self._max_queue_seconds:
                 raise Busy(max(1.0, ahead - self._max_queue_seconds))
-            self._waiting.append(slot)
-            self._waiting_seconds += slot.remaining_seconds
+            self._waiting.extend(slots)
+            self._waiting_seconds += sum(slot.remaining_seconds for slot in slots)
             self._wake.notify()
-        return future
+        return [slot.future for slot in slots]
+
+    def _slot(self, job: Job, now: float) -> Slot:
+        if job.variant not in self._ready:
+            raise ModelError(f"variant of model {job.variant.model!r} is not loaded; call load(variant) first")
+        session, columns, _ = self._ready[job.variant]
+        return Slot(session, columns, job.variant.guidance, job.prompt, job.negative_prompt, job.seed, Future(), submitted=now)
 
     def queue_seconds(self) -> float:
         """Predicted seconds until everything submitted so far is done."""

@@ -170,6 +170,32 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: Path, registry: Registr
     engine.close()
 
 
+def test_a_request_is_admitted_as_a_whole_by_the_queue_before_it(tiny_model: Path, registry: Registry, cache: Path, monkeypatch) -> None:
+    engine = LocalEngine(registry, cache=cache, threads=1, max_queue_seconds=1.0)
+    variant = Variant(model=str(tiny_model), steps=4)
+    engine.load(variant)
+    monkeypatch.setattr(engine._ready[variant][0].lane, "row_seconds", 3.0)  # one image alone is predicted to take 24 s
+    jobs = [Job(variant=variant, prompt="x", seed=i) for i in range(4)]
+    gate = threading.Event()
+    blocked = engine.submit(jobs[0])
+    blocked.add_done_callback(lambda _: gate.wait(10))  # holds the engine's thread, with nothing left to do
+    while not blocked.done():
+        time.sleep(0.001)
+    first = engine.submit_all(jobs)  # an idle engine takes it, though its first image is longer than the bound
+    with pytest.raises(Busy):
+        engine.submit_all(jobs)
+    gate.set()
+    assert [future.result(60).rgb.shape for future in first] == [(32, 32, 3)] * 4
+    while engine.queue_seconds():
+        time.sleep(0.001)
+    unknown = msgspec.structs.replace(jobs[0], variant=msgspec.structs.replace(variant, steps=99))
+    with pytest.raises(ModelError, match="not loaded"):
+        engine.submit_all([jobs[0], unknown])
+    assert engine.queue_seconds() == 0  # none of them was queued
+    assert engine.submit_all([]) == []
+    engine.close()
+
+
 def test_cancelled_images_are_never_drawn(tiny_model: Path, registry: Registry, cache: Path, monkeypatch) -> None:
     engine = LocalEngine(registry, cache=cache, threads=1, rows=2)
     variant = Variant(model=str(tiny_model), steps=4)
