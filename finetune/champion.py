@@ -57,7 +57,7 @@ def last_experiment(changes: Sequence[Change], configured: Mapping[str, Experime
     definitions = {name: e for name, e in configured.items() if e.route == route}
     order = list(definitions)
     for change in changes:
-        if change.action == "create" and "definition" in change.changed:
+        if change.action in ("create", "redefine") and "definition" in change.changed:
             try:
                 definitions[change.experiment] = msgspec.convert(change.changed["definition"], Experiment)
             except (msgspec.ValidationError, ValueError):

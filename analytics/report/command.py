@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find(name: str, configured: Mapping[str, Experiment], warehouse: Warehouse) -> Experiment:
-    """The definition of an experiment: of its last `create` control event, else of the configuration. Raises ValueError."""
+    """The definition of an experiment: of its last `create` or `redefine` control event, else of the configuration. Raises ValueError."""
     launched = read_definition(warehouse, name)
     if launched is not None:
         return launched

@@ -11,6 +11,8 @@ from analytics.warehouse.client import Warehouse
 from analytics.warehouse.rows import from_microseconds
 from analytics.warehouse.scope import Scope
 
+DEFINING = ("create", "redefine")
+
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """One control event; `changed` is what changed, by key."""
@@ -28,7 +30,7 @@ def read_controls(warehouse: Warehouse, scope: Scope) -> list[Control]:
 
 
 def read_definition(warehouse: Warehouse, name: str) -> Experiment | None:
-    """The experiment as last created (control event `create`, `changed` = {"definition": …}); None when it never was."""
+    """The experiment as last defined (control event `create` or `redefine`, `changed` = {"definition": …}); None when it never was."""
     return last_definition(read_controls(warehouse, Scope(name, None)))
 
 
@@ -38,9 +40,9 @@ def experiment_names(warehouse: Warehouse) -> list[str]:
 
 
 def last_definition(controls: Sequence[Control]) -> Experiment | None:
-    """The definition of the last `create` that holds a valid one."""
+    """The definition of the last `create` or `redefine` that holds a valid one."""
     for control in reversed(controls):
-        if control.action == "create" and "definition" in control.changed:
+        if control.action in DEFINING and "definition" in control.changed:
             try:
                 return msgspec.convert(control.changed["definition"], Experiment)
             except (msgspec.ValidationError, ValueError):

@@ -89,6 +89,9 @@ def test_the_template_is_the_experiment_that_ran_last():
     assert last_experiment([], configured, "hero") == ("second", define("y"))
     assert last_experiment([created], configured, "hero") == ("hero-r1", define("w"))
     assert last_experiment([created, started], configured, "hero") == ("first", define("x"))
+    redefined = msgspec.structs.replace(created, action="redefine", changed={"definition": msgspec.to_builtins(define("v"))})
+    assert last_experiment([created, started, redefined], configured, "hero") == ("first", define("x"))
+    assert last_experiment([created, redefined], configured, "hero") == ("hero-r1", define("v"))
     assert last_experiment([], {}, "hero") is None
 
 

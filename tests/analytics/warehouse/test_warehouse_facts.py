@@ -317,6 +317,9 @@ def test_definitions_come_back_from_control_events(warehouse: Warehouse) -> None
         ],
     )
     assert read_definition(warehouse, "defined") == later
+    latest = msgspec.structs.replace(later, planned_units=70)
+    put(warehouse, "defined", [control("defined", START + timedelta(hours=4), "redefine", {"definition": msgspec.to_builtins(latest)})])
+    assert read_definition(warehouse, "defined") == latest
     assert read_definition(warehouse, "never") is None
     names = experiment_names(warehouse)
     assert "defined" in names and "never" not in names and names == sorted(names)
