@@ -7,7 +7,7 @@ from pathlib import Path
 from analytics.command import Command
 from analytics.settings import Document, nearest
 from serving.model import GRAPHS, locate
-from serving.variant import Variant
+from serving.variant import ExtendsError, Variant, inherit
 
 
 def model_folder(name: str, config: Path | None) -> Path:
@@ -21,19 +21,11 @@ def model_folder(name: str, config: Path | None) -> Path:
             if tables and "/" not in name:
                 raise ValueError(f"variant {name!r} is not in {document.path}; {nearest(name, tables)}") from None
             raise error from None
-    merged: dict[str, object] = {}
-    chain, current = [name], tables[name]
-    while isinstance(current, dict):
-        merged = {**current, **merged}
-        base = current.get("extends")
-        if base is None:
-            break
-        if base in chain or base not in tables:
-            raise document.wrong(("variants", chain[-1], "extends"), f"{base!r} is unknown or extends itself; {nearest(str(base), tables)}")
-        chain.append(str(base))
-        current = tables[base]
-    merged.pop("extends", None)
-    variant = document.convert(("variants", name), merged, Variant)
+    try:
+        full = inherit(tables, [name])[name]
+    except ExtendsError as error:
+        raise document.wrong(error.keys, error.reason) from None
+    variant = document.convert(("variants", name), full, Variant)
     relative = document.folder / variant.model
     return relative if relative.is_dir() else locate(variant.model)
 

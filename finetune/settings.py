@@ -8,7 +8,7 @@ import msgspec
 from analytics.settings import AnalyticsSettings, Document, analytics_settings
 from finetune.gate.gate import GateSettings
 from finetune.training import Training
-from serving.variant import Variant
+from serving.variant import ExtendsError, Variant, inherit
 
 _DEFAULT_VARIANTS: dict[str, Any] = {"base": {"model": "salon/emoji-64"}}
 _DEFAULT_ROUTES: dict[str, Any] = {"default": {"serve": "base"}, "hero": {"serve": "base"}}
@@ -57,7 +57,7 @@ def round_settings(document: Document) -> RoundSettings:
     if not tables.get("variants") and not tables.get("routes"):
         tables.update(variants=dict(_DEFAULT_VARIANTS), routes=dict(_DEFAULT_ROUTES))
     section = document.section("finetune", FinetuneSection)
-    variants = {name: _variant(document, name, tables["variants"]) for name in tables.get("variants", {})}
+    variants = _variants(document)
     routes = {name: document.convert(("routes", name), _only(table, "serve"), Route) for name, table in tables.get("routes", {}).items()}
     for name, route in routes.items():
         document.check_names(("routes", name, "serve"), [route.serve], variants)
@@ -78,19 +78,15 @@ def _only(table: Any, key: str) -> dict[str, Any]:
     return {key: table[key]} if isinstance(table, dict) and key in table else {}
 
 
-def _variant(document: Document, name: str, tables: dict[str, Any]) -> Variant:
-    chain, at = [name], tables[name]
-    full = dict(at)
-    while isinstance(parent := full.pop("extends", None), str):
-        document.check_names(("variants", chain[-1], "extends"), [parent], tables)
-        if parent in chain:
-            raise document.wrong(("variants", chain[-1], "extends"), f"makes a cycle: {' → '.join([*chain, parent])}; one must not extend")
-        chain.append(parent)
-        full = {**tables[parent], **{k: v for k, v in full.items() if k != "extends"}}
-    if "model" not in full:
-        raise document.wrong(
-            ("variants", name), "`model` is missing; name a packaged model or a directory, or `extends` a variant that has one"
-        )
+def _variants(document: Document) -> dict[str, Variant]:
+    try:
+        full = inherit(document.tables.get("variants", {}))
+    except ExtendsError as error:
+        raise document.wrong(error.keys, error.reason) from None
+    return {name: _variant(document, name, table) for name, table in full.items()}
+
+
+def _variant(document: Document, name: str, full: dict[str, Any]) -> Variant:
     variant = document.convert(("variants", name), full, Variant)
     return msgspec.structs.replace(variant, model=_place(document, variant.model), adapter=_place(document, variant.adapter))
 

@@ -12,7 +12,7 @@ from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
 from analytics.settings import AnalyticsSettings, Document, analytics_settings
 from serving.errors import ModelError
 from serving.model import locate
-from serving.variant import Variant
+from serving.variant import ExtendsError, Variant, inherit
 
 DEFAULT_TABLES: dict[str, Any] = {
     "variants": {"base": {"model": "salon/emoji-64"}},
@@ -148,44 +148,14 @@ def _var(analytics: AnalyticsSettings, document: Document) -> Path:
 
 
 def _variants(document: Document, engines: Mapping[str, EngineSection]) -> dict[str, Variant]:
-    tables = document.tables.get("variants", {})
-    if not isinstance(tables, dict):
-        raise document.wrong(("variants",), f"is {tables!r}; write [variants.NAME] tables")
-    merged: dict[str, dict[str, Any]] = {}
-    variants: dict[str, Variant] = {}
-
-    def resolve(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
-        keys, table = ("variants", name), tables[name]
-        if name in merged:
-            return merged[name]
-        if not isinstance(table, dict):
-            raise document.wrong(keys, f"is {table!r}; write [variants.{name}] with keys")
-        own = dict(table)
-        parent = own.pop("extends", None)
-        inherited: dict[str, Any] = {}
-        if parent is not None:
-            if not isinstance(parent, str):
-                raise document.wrong((*keys, "extends"), f"is {parent!r}; write the name of a variant")
-            document.check_names((*keys, "extends"), [parent], tables)
-            if parent in (*seen, name):
-                cycle = " → ".join([*seen, name, parent])
-                raise document.wrong((*keys, "extends"), f"makes a cycle: {cycle}; one of them must not extend")
-            inherited = resolve(parent, (*seen, name))
-        full = {**inherited, **own}
-        if "model" not in full:
-            raise document.wrong(keys, "`model` is missing; name a packaged model, a directory, or `extends` a variant that has one")
-        variants[name] = _variant(document, keys, full, own, engines)
-        merged[name] = full
-        return full
-
-    for name in tables:
-        resolve(name, ())
-    return variants
+    try:
+        tables = inherit(document.tables.get("variants", {}))
+    except ExtendsError as error:
+        raise document.wrong(error.keys, error.reason) from None
+    return {name: _variant(document, ("variants", name), table, engines) for name, table in tables.items()}
 
 
-def _variant(
-    document: Document, keys: tuple[str, str], full: dict[str, Any], own: dict[str, Any], engines: Mapping[str, EngineSection]
-) -> Variant:
+def _variant(document: Document, keys: tuple[str, str], full: dict[str, Any], engines: Mapping[str, EngineSection]) -> Variant:
     variant = document.convert(keys, full, Variant)
     document.check_names((*keys, "engine"), [variant.engine], engines)
     if engines[variant.engine].url is not None:

@@ -90,6 +90,12 @@ def test_what_is_wrong_is_named_with_file_and_line(folder, old, new, line, said)
     assert f"salon.toml:{line}:" in str(refusal.value) and said in str(refusal.value)
 
 
+def test_an_inherited_value_is_refused_where_it_was_written(folder):
+    child = '[variants.vivid]\nextends = "base"\nguidance = 4.0\n'
+    with pytest.raises(SettingsError, match=r"salon\.toml:6: variants\.base\.steps"):
+        read(folder, child + GOOD.replace(child, "").replace("steps = 7", "steps = 0").lstrip())
+
+
 def test_a_remote_engine_is_refused_only_where_a_variant_uses_it(folder):
     declared = '[engines.gpu]\nurl = "http://engine:8000"\n' + GOOD
     read(folder, declared)
