@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Plain torch on Linux brings 3 GB of CUDA; every target here runs on CPU.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench model clean
+.PHONY: demo test lint bench crash model clean
 
 demo: $(READY)
 	$(BIN)/salon demo
@@ -20,6 +20,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+crash: $(READY)
+	$(BIN)/python benchmarks/run.py crash
 
 model: $(READY)
 	$(BIN)/python -m finetune.pretrain

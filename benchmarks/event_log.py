@@ -5,12 +5,15 @@ python benchmarks/event_log.py [--seconds 3] [--folder DIR]
 
 import argparse
 import os
-import platform
 import sqlite3
 import tempfile
 import time
 from collections import deque
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
+
+from machine import machine
 
 from analytics.event_log import open_log
 from analytics.events import Event, new_id, utc_now
@@ -18,7 +21,14 @@ from analytics.events import Event, new_id, utc_now
 
 def batch(size: int) -> list[Event]:
     now, generation = utc_now(), new_id()
-    common = {"kind": "like", "occurred_at": now, "received_at": now, "route": "hero", "experiment": "vivid-colours", "arm": "vivid"}
+    common: dict[str, Any] = {
+        "kind": "like",
+        "occurred_at": now,
+        "received_at": now,
+        "route": "hero",
+        "experiment": "vivid-colours",
+        "arm": "vivid",
+    }
     return [
         Event(
             event_id=new_id(),
@@ -38,7 +48,7 @@ def measure(folder: Path, size: int, in_flight: int, seconds: float) -> tuple[fl
     """Acknowledged events per wall second and per CPU second, and the median wait in ms."""
     log = open_log(f"local:{folder}")
     waits: list[float] = []
-    pending: deque = deque()
+    pending: deque[tuple[float, Future[list[bool]]]] = deque()
     began, cpu = time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds or pending:
         if time.perf_counter() - began < seconds and len(pending) < in_flight:
@@ -58,10 +68,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
+    print(machine())
+    print(f"SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL; held to one core")
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    machine = f"{platform.machine()}, one of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{time.strftime('%Y-%m-%d')}  {machine}, {platform.system()} {platform.release()}")
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, WAL, synchronous=FULL")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for size, in_flight in ((50, 1), (50, 16), (1, 1), (1, 256)):
             wall, cpu, wait = measure(Path(folder) / f"{size}-{in_flight}", size, in_flight, arguments.seconds)

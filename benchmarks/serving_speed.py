@@ -4,17 +4,13 @@ python benchmarks/serving_speed.py salon/emoji-64
 """
 
 import argparse
-import datetime
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import numpy
-import onnxruntime
+from machine import machine
 
 from serving.engine import Job, LocalEngine
 from serving.registry import Registry
@@ -31,13 +27,6 @@ engine.close()
 """
 
 
-def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -45,11 +34,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each measurement may take")
     arguments = parser.parse_args()
-    when, cores = datetime.datetime.now(datetime.UTC), len(os.sched_getaffinity(0))
-    print(f"{when:%Y-%m-%d %H:%M} UTC · {cpu_name()} · {cores} cores · load {os.getloadavg()[0]:.1f} before the start")
-    print(
-        f"python {platform.python_version()} · onnxruntime {onnxruntime.__version__} · numpy {numpy.__version__} · model {arguments.model}"
-    )
+    print(f"{machine('onnxruntime', 'numpy')} · model {arguments.model}")
     with tempfile.TemporaryDirectory() as folder:
         variant = Variant(model=arguments.model, steps=arguments.steps, guidance=arguments.guidance)
         engine = LocalEngine(Registry(folder), cache=Path(folder))
@@ -67,7 +52,8 @@ def main() -> None:
 
 def measure(engine: LocalEngine, variant: Variant, together: int, seconds: float) -> None:
     """Groups of `together` images until `seconds` are over; prints the median group's wall time and the CPU time per image."""
-    walls, images = [], 0
+    walls: list[float] = []
+    images = 0
     cpu, begun = time.process_time(), time.perf_counter()
     while not walls or time.perf_counter() - begun < seconds:
         at = time.perf_counter()
