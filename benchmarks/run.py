@@ -7,8 +7,10 @@ A benchmark that fails leaves its old result as it is, and the exit code is 1.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,18 +41,21 @@ def kept(name: str, words: list[str], results: Path, limit_seconds: float) -> bo
     """Run one, show its lines as they come, and keep them if it ended well."""
     print(f"── {name} {' '.join(words)}", flush=True)
     lines: list[str] = []
-    # SIGINT lets a benchmark's `finally` run, which ends the server that it started
-    process = subprocess.Popen(
-        ["timeout", "--signal=INT", f"{max(1.0, limit_seconds):.0f}", sys.executable, "-u", str(HERE / f"{name}.py"), *words],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = subprocess.Popen([sys.executable, "-u", str(HERE / f"{name}.py"), *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    for line in process.stdout:
-        print(line, end="", flush=True)
-        lines.append(line)
-    if process.wait():
-        print(f"{name} failed with exit code {process.returncode} (124: over its time)", file=sys.stderr)
+    # SIGINT lets a benchmark's `finally` run, which ends the server that it started
+    limit = threading.Timer(max(1.0, limit_seconds), process.send_signal, [signal.SIGINT])
+    limit.start()
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+        code = process.wait()
+    finally:
+        late = not limit.is_alive()
+        limit.cancel()
+    if code:
+        print(f"{name} failed with exit code {code}{': it was stopped, its time was over' if late else ''}", file=sys.stderr)
         return False
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.txt").write_text("".join(lines))
