@@ -68,8 +68,8 @@ def _crops(images: torch.Tensor, weights: NDArray[np.float64], n: int, seed: int
     return torch.stack([images[i, :, y : y + CROP, x : x + CROP] for i, (y, x) in zip(picks, corner, strict=True)])
 
 
-def train(rank: int, workers: int, rgb: NDArray[np.uint8], folder: Path, device: torch.device, seed: int) -> None:
-    """Train to STEPS, resuming from `folder/autoencoder.pt`; every worker takes its share of each batch."""
+def train(rank: int, workers: int, rgb: NDArray[np.uint8], folder: Path, device: torch.device, seed: int, until: int = STEPS) -> None:
+    """Train to `until` of STEPS, resuming from `folder/autoencoder.pt`; every worker takes its share of each batch."""
     torch.manual_seed(seed)
     vae = build().to(device)
     parameters = list(vae.parameters())
@@ -81,7 +81,7 @@ def train(rank: int, workers: int, rgb: NDArray[np.uint8], folder: Path, device:
         first = state["step"]
     images, weights = to_tensor(rgb).to(device), saturation_weights(rgb)
     started, running = time.monotonic(), 0.0
-    for step in range(first, STEPS):
+    for step in range(first, until):
         torch.manual_seed(seed + step * workers + rank)
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
@@ -92,7 +92,7 @@ def train(rank: int, workers: int, rgb: NDArray[np.uint8], folder: Path, device:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         running = 0.98 * running + 0.02 * value.item() if running else value.item()
-        if rank == 0 and ((step + 1) % 200 == 0 or step + 1 == STEPS):
+        if rank == 0 and ((step + 1) % 200 == 0 or step + 1 == until):
             progress.save(checkpoint, {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1})
             progress.say("autoencoder", step + 1, STEPS, started, loss=running, psnr=psnr(vae, images[::16]))
 

@@ -23,9 +23,9 @@ _CENTRE, _SPREAD = np.array([0.39, 0.23, 0.53]), np.array([0.23, 0.34, 0.155])
 class Taste(msgspec.Struct, frozen=True):
     """The stated truth of the audience: mean weights for saturation, warmth, filled canvas; person-to-person sd; noise."""
 
-    weights: tuple[float, float, float] = (2.0, 1.5, 0.1)
+    weights: tuple[float, float, float] = (3.5, 1.0, 0.1)
     person_sd: float = 0.3
-    threshold: float = 2.0
+    threshold: float = 3.2
     accident: float = 0.02
 
     def utility(self, rgb: NDArray[np.uint8]) -> float:
@@ -62,6 +62,7 @@ class Person:
         self._taste = taste
         self._weights = np.array([self._rng.gauss(w, taste.person_sd) for w in taste.weights])
         self.prompt = self._rng.choice(PROMPTS)
+        self.seed = self._rng.randrange(2**31)
 
     def react(self, pictures: Sequence[tuple[str, int, NDArray[np.uint8]]]) -> list[Reaction]:
         """Look at (image_id, position, rgb) and say which pictures were seen and liked."""

@@ -18,7 +18,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from salon.demo.story import Story
+    from salon.demo.story import Scale, Story
 
     folder = Path(arguments.dir).resolve()
     if folder.exists() and any(folder.iterdir()):
@@ -29,7 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     (folder / _MARK).touch()
     quiet = arguments.format == "json"
     try:
-        result = Story(folder, arguments.seed, quiet).tell()
+        result = Story(folder, arguments.seed, quiet, Scale()).tell()
     except RuntimeError as error:
         print(f"salon demo: {error}", file=sys.stderr)
         return 1

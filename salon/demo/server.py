@@ -22,10 +22,10 @@ listen = "127.0.0.1:{port}"
 model = "salon/emoji-64"
 engine = "local"
 steps = 8
-guidance = 1.2
+guidance = 1.05
 [variants.vivid]
 extends = "pale"
-guidance = 3.0
+guidance = 3.5
 [routes.hero]
 serve = "pale"
 [metrics.like_rate]
@@ -46,6 +46,11 @@ planned_units = 800
 minimum_units = 200
 [finetune.gate]
 role_seeds = 16
+scales = [0.25, 0.5, 1.0, 1.5]
+[finetune.gate.limits]
+diversity = 0.75   # this audience may ask for fewer colours than the champion draws
+[finetune.training]
+learning_rate = 2e-3
 """
 
 

@@ -11,23 +11,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tqdm import tqdm
 
 from salon.demo.audience import Person, Taste
 from salon.demo.server import SETTINGS, Server, command, free_port
 from salon.demo.traffic import Crowd, Ledger
 
-LOOK_UNITS, MOST_LOOKS = 100, 8
-CANDIDATE_LOOKS = 10
-TRAINING_SECONDS = 75
 DECIDED = {"ship", "stop", "rollback", "invalid"}
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """How big a demo is: people between two looks at the report, most looks at each contest, seconds of training."""
+
+    people: int = 100
+    first_looks: int = 8
+    candidate_looks: int = 10
+    training_seconds: float = 90.0
 
 
 class Story:
     """One run of the demo in `folder`; `say` prints for people (nowhere when `quiet`)."""
 
-    def __init__(self, folder: Path, seed: int, quiet: bool) -> None:
-        self.folder, self.seed, self.quiet = folder, seed, quiet
+    def __init__(self, folder: Path, seed: int, quiet: bool, scale: Scale) -> None:
+        self.folder, self.seed, self.quiet, self.scale = folder, seed, quiet, scale
         self.taste = Taste()
         self.seconds: dict[str, float] = {}
         self.experiments: list[dict[str, Any]] = []
@@ -62,7 +69,7 @@ class Story:
             with self.stage("ready", "Loading the packaged model"):
                 self.say(f"ready at {server.url} after {server.wait_ready():.1f} s")
             with self.stage("first_contest", "Contest 1: two variants of one model, a simulated audience of hidden tastes"):
-                ledger = self._contest("first-contest", MOST_LOOKS)
+                ledger = self._contest("first-contest", self.scale.first_looks)
             winner = self._conclude("first-contest", ledger)
             with self.stage("round", f"A round of learning: {winner!r} is fine-tuned on what the audience liked"):
                 outcome = self._learn(config)
@@ -72,7 +79,7 @@ class Story:
             if outcome["result"] == "announced":
                 with self.stage("second_contest", "Contest 2: the candidate meets the champion, at a small weight first"):
                     name, candidate = self._await_experiment(outcome["experiment"])
-                    ledger = self._contest(name, CANDIDATE_LOOKS, ramp=True)
+                    ledger = self._contest(name, self.scale.candidate_looks, ramp=True)
                 self._conclude(name, ledger)
             else:
                 self.say(f"The gate let no candidate through: {outcome['reason']}")
@@ -99,10 +106,10 @@ class Story:
             self.call("POST", f"/v1/experiments/{name}/start", {"why": "the demo begins"})
         ledger = Ledger()
         crowd = Crowd(self._url, self._key, self.taste, ledger)
-        with tqdm(total=looks * LOOK_UNITS, unit=" people", disable=self.quiet or not sys.stderr.isatty(), leave=False) as bar:
+        with tqdm(total=looks * self.scale.people, unit=" people", disable=self.quiet or not sys.stderr.isatty(), leave=False) as bar:
             for look in range(looks):
-                people = [Person(f"person-{self.seed}-{self._visitors + i}", self.taste, self.seed) for i in range(LOOK_UNITS)]
-                self._visitors += LOOK_UNITS
+                people = [Person(f"person-{self.seed}-{self._visitors + i}", self.taste, self.seed) for i in range(self.scale.people)]
+                self._visitors += self.scale.people
                 asyncio.run(crowd.visit(people, lambda: bar.update() and None))
                 report = self.call("GET", f"/v1/experiments/{name}/report")
                 decision = report["decision"]
@@ -138,7 +145,7 @@ class Story:
 
     def _learn(self, config: str) -> dict[str, Any]:
         outcome: dict[str, Any] = command(
-            "finetune", "hero", "--config", config, "--seed", str(self.seed), "--max-seconds", str(TRAINING_SECONDS)
+            "finetune", "hero", "--config", config, "--seed", str(self.seed), "--max-seconds", str(self.scale.training_seconds)
         )
         return outcome
 
@@ -148,7 +155,7 @@ class Story:
             if name in found and found[name]["state"] == "running":
                 weights: dict[str, float] = found[name]["weights"]
                 self.say(f"  {name!r} runs by itself with {weights}")
-                return name, next(arm for arm in weights if arm != found[name]["control"])
+                return name, next(arm for arm in weights if arm != found[name]["definition"]["control"])
             time.sleep(0.1)
         raise RuntimeError(f"the gateway did not start {name!r} within 30 s of its announcement")
 

@@ -45,7 +45,14 @@ class Crowd:
             await asyncio.gather(*(one(p) for p in people))
 
     async def _visit(self, session: aiohttp.ClientSession, person: Person, pictures: int) -> None:
-        wish = {"model": "hero", "prompt": person.prompt, "n": pictures, "user": person.name, "response_format": "b64_json"}
+        wish = {
+            "model": "hero",
+            "prompt": person.prompt,
+            "n": pictures,
+            "user": person.name,
+            "seed": person.seed,
+            "response_format": "b64_json",
+        }
         answer, arm = await self._post(session, "/v1/images/generations", wish)
         seen = decode_pictures(answer["data"])
         events: list[dict[str, Any]] = []
