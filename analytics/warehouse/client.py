@@ -42,6 +42,9 @@ class Warehouse:
         self._lock = threading.Lock()
         self._idle: list[Any] = []
         self._closed = False
+        # Asked first, because chDB writes its own refusal to the terminal.
+        if address.embedded and _is_locked(folder := Path(address.arguments["path"])) and _holder(folder) != os.getpid():
+            raise self._locked()
         client = self._connect(None)
         try:
             if address.embedded:
@@ -198,11 +201,15 @@ class Warehouse:
         except ClickHouseError as error:
             line = _first_line(error)
             if address.embedded and _is_locked(Path(address.arguments["path"])):
-                text = f"the warehouse {address.shown} is open in another process (salon serve or salon sink); stop it, or ask it over HTTP"
-                raise WarehouseLocked(text) from error
+                raise self._locked() from error
             if getattr(error, "code", None) == UNKNOWN_DATABASE:
                 raise LookupError(f"the warehouse {address.shown} has no database {database!r}; run `salon migrate`") from error
             raise OSError(f"the warehouse {address.shown} cannot be opened: {line}") from error
+
+    def _locked(self) -> WarehouseLocked:
+        return WarehouseLocked(
+            f"the warehouse {self.shown} is open in another process (salon serve or salon sink); stop it, or ask it over HTTP"
+        )
 
 
 def _is_locked(folder: Path) -> bool:
@@ -218,6 +225,15 @@ def _is_locked(folder: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def _holder(folder: Path) -> int | None:
+    """The process that last wrote ClickHouse's `status` file; None when that cannot be read."""
+    try:
+        found = re.search(r"^PID: (\d+)$", (folder / "status").read_text("utf-8", "replace"), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None
 
 
 def _quoted(name: str) -> str:

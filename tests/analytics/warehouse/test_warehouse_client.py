@@ -154,6 +154,10 @@ def test_a_folder_open_elsewhere_is_named_locked(warehouse: Warehouse) -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program, warehouse.shown], cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert "locked: the warehouse chdb://" in answer.stdout and "another process" in answer.stdout, answer
+    assert answer.stderr == ""  # chDB's own words are not for people
+    again = Warehouse.open(warehouse.shown)  # the process that holds it may open it again
+    assert again.query("SELECT 1") == [(1,)]
+    again.close()
 
 
 def test_a_second_folder_in_one_process_is_no_lock_but_a_plain_error(warehouse: Warehouse, tmp_path: Path) -> None:
