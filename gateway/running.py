@@ -37,6 +37,7 @@ class Gateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._runs_with = config.fixed_parts()
         self.notes: dict[str, str] = {}
         self.keys = KeyRing(config.keys_path)
         self.keys.refresh()
@@ -148,8 +149,8 @@ class Gateway:
             log.error("%s", self.notes["config"])
             return
         self.notes.pop("config", None)
-        old, new = self.config.fixed_parts(), config.fixed_parts()
-        waiting = [name for name in new if new[name] != old[name]]
+        self.notes.pop("restart", None)
+        waiting = [name for name, part in config.fixed_parts().items() if part != self._runs_with[name]]
         if waiting:
             self.notes["restart"] = f"changes of {', '.join(f'[{name}]' for name in waiting)} take effect at the next start"
             log.warning("%s", self.notes["restart"])
