@@ -26,6 +26,7 @@ from serving.variant import Variant
 log = logging.getLogger(__name__)
 REPLAY_EVENTS = 5_000
 FIXED_WHILE_RUNNING = ("route", "control", "unit", "salt", "design")
+DECIDES_PIXELS = ("model", "adapter", "adapter_scale", "steps", "guidance", "scheduler")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -122,6 +123,8 @@ class Experiments:
             if action in ("start", "resume"):
                 self._one_per_route(life)
                 changed = {"weights": life.allocation.weights}
+            if action == "start":
+                changed["variants"] = self._meant(life)
             if action == "ship":
                 if arm is None or arm not in life.declared.arms:
                     raise InvalidRequest(f"`arm` is {arm!r}; name the arm to ship: {', '.join(life.declared.arms)}", field="arm")
@@ -238,6 +241,8 @@ class Experiments:
                 arms = sorted(life.declared.arms)
                 raise Conflict(f"experiment {name!r} is {life.state}: its arms are {arms}; for others stop it and take a new name")
         for life in self.lives.values():
+            if life.state in ("running", "paused") and (life.origin == "round" or life.name in config.experiments):
+                self._check_variants(config, life)
             missing = set(life.declared.arms) - set(config.variants) - set(self.ledger.variants)
             if life.state == "running" and missing and (life.origin == "round" or life.name in config.experiments):
                 raise Conflict(
@@ -261,7 +266,28 @@ class Experiments:
         """Start what starts by itself where its route is free; the others wait for their turn, oldest first."""
         for life in sorted(self.lives.values(), key=lambda life: life.created_at):
             if life.declared.autostart and life.state == "draft" and life.route in self._config.routes and not self._others(life):
-                await self._record(life.name, life.route, "start", who, "starts by itself", {"weights": life.allocation.weights})
+                changed = {"weights": life.allocation.weights, "variants": self._meant(life)}
+                await self._record(life.name, life.route, "start", who, "starts by itself", changed)
+
+    def _meant(self, life: Life) -> dict[str, Variant]:
+        """What the arms of an experiment are now."""
+        known = {**self.ledger.variants, **self._config.variants}
+        return {arm: portable(known[arm], self._config.analytics.folder) for arm in life.declared.arms if arm in known}
+
+    def _check_variants(self, config: Config, life: Life) -> None:
+        """Raises Conflict when an arm would mix the pictures of two variants."""
+        known = {**self.ledger.variants, **config.variants}
+        for arm, meant in life.variants.items():
+            if arm not in known:
+                continue
+            now = portable(known[arm], config.analytics.folder)
+            for field in DECIDES_PIXELS:
+                if getattr(now, field) != getattr(meant, field):
+                    raise Conflict(
+                        f"variant {arm!r} is an arm of the {life.state} experiment {life.name!r}: its `{field}` cannot change from "
+                        f"{getattr(meant, field)!r} to {getattr(now, field)!r}; give the new settings a new name, "
+                        f"such as [variants.{arm}-2], or stop the experiment first"
+                    )
 
     def _others(self, life: Life) -> list[str]:
         return [o.name for o in self.lives.values() if o.route == life.route and o.name != life.name and o.state in ("running", "paused")]
@@ -273,6 +299,16 @@ class Experiments:
             raise Conflict(
                 f"experiment {others[0]!r} holds route {life.route!r}; stop it first: two experiments on one route never share a unit"
             )
+
+
+def portable(variant: Variant, folder: Path) -> Variant:
+    """The variant with paths below `folder` relative to it, so that a restored backup elsewhere is the same variant."""
+
+    def relative(path: str) -> str:
+        return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
+
+    adapter = relative(variant.adapter) if variant.adapter else variant.adapter
+    return msgspec.structs.replace(variant, model=relative(variant.model), adapter=adapter)
 
 
 def actions() -> tuple[str, ...]:

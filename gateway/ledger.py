@@ -25,7 +25,10 @@ AFTER: dict[str, State] = {"start": "running", "pause": "paused", "resume": "run
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
-    """One experiment. `declared` is what its source last said, `allocation` what is true now; times are ISO 8601 UTC."""
+    """One experiment. `declared` is what its source last said, `allocation` what is true now; times are ISO 8601 UTC.
+
+    `variants`: what its arms meant when it was started; paths are relative to the folder of the file.
+    """
 
     name: str
     declared: Experiment
@@ -33,6 +36,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     state: State = "draft"
     origin: Origin = "config"
     arm: str = ""
+    variants: dict[str, Variant] = msgspec.field(default_factory=dict)
     created_at: str = ""
     started_at: str = ""
     changed_at: str = ""
@@ -81,6 +85,7 @@ def apply(ledger: Ledger, event: Event) -> Ledger:
         stamp["state"] = AFTER[action]
     if action == "start":
         stamp["started_at"] = _iso(event)
+        stamp["variants"] = msgspec.convert(changed.get("variants", {}), dict[str, Variant])
     if action == "weights":
         stamp["allocation"] = reweigh(life.allocation, changed["weights"])
     if "definition" in changed:
