@@ -159,7 +159,7 @@ def _variant(document: Document, keys: tuple[str, str], full: dict[str, Any], en
     variant = document.convert(keys, full, Variant)
     document.check_names((*keys, "engine"), [variant.engine], engines)
     if engines[variant.engine].url is not None:
-        raise document.wrong((*keys, "engine"), f"{variant.engine!r} is remote; remote engines come with issue 6, use one with `device`")
+        raise document.wrong((*keys, "engine"), f"{variant.engine!r} is remote; remote engines are not built yet, use one with `device`")
     model = _model(document, (*keys, "model"), variant.model)
     adapter = _adapter(document, (*keys, "adapter"), variant.adapter) if variant.adapter is not None else None
     return msgspec.structs.replace(variant, model=model, adapter=adapter)

@@ -67,7 +67,11 @@ def _events(config: Config) -> str:
     try:
         dead = len(event_log.dead_letters())
         if dead:
-            raise OSError(f"{dead} events were refused by the warehouse and set aside; see `salon replay`")
+            first = event_log.dead_letters()[0]
+            raise OSError(
+                f"{dead} events were refused by the warehouse and set aside, the first at position {first.position}: {first.error}; "
+                "they are kept in the log's table dead_letters, and no command puts them back yet"
+            )
         return f"{config.analytics.events.log} is at position {event_log.end()}"
     finally:
         event_log.close()

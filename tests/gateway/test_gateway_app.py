@@ -1,5 +1,6 @@
 """In one process, with real parts: overload, fallback, a client that leaves, a log that is full or away, `salon.Client`, doctor."""
 
+import re
 import socket
 import sqlite3
 import threading
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from analytics.event_log import open_log
+from analytics.events import control_event
 from analytics.settings import Document
 from gateway.app import create_app
 from gateway.config import load
@@ -215,3 +218,16 @@ def test_doctor_says_what_is_well_and_what_is_wrong(tmp_path, model):
     path.write_text("[gatewayy]\n")
     (finding,) = examine(path)
     assert finding.part == "config" and not finding.ok and "did you mean 'gateway'" in finding.text
+
+
+def test_doctor_tells_the_truth_about_events_that_were_set_aside(tmp_path, model):
+    path = tmp_path / "salon.toml"
+    path.write_text(CONFIG.format(log_options="", queue_seconds=60, steps=2, digest="0" * 64, model=model))
+    log = open_log(f"local:{tmp_path}/var/events")
+    log.submit([control_event("", "", "configure", "me", "", {})]).result(10)
+    log.set_aside(1, "seed is too large")
+    log.close()
+    (found,) = [finding for finding in examine(path) if finding.part == "events"]
+    assert not found.ok and "the first at position 1: seed is too large" in found.text
+    named = set(re.findall(r"`salon ([a-z]+)", found.text))
+    assert not named, "no command puts them back"

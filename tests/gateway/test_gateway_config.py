@@ -99,7 +99,7 @@ def test_an_inherited_value_is_refused_where_it_was_written(folder):
 def test_a_remote_engine_is_refused_only_where_a_variant_uses_it(folder):
     declared = '[engines.gpu]\nurl = "http://engine:8000"\n' + GOOD
     read(folder, declared)
-    with pytest.raises(SettingsError, match="issue 6"):
+    with pytest.raises(SettingsError, match="remote engines are not built yet"):
         read(folder, declared.replace("steps = 7", 'steps = 7\nengine = "gpu"'))
 
 
