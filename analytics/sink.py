@@ -11,6 +11,14 @@ from analytics.warehouse.rows import RowsRejected
 log = logging.getLogger(__name__)
 BATCH = 20_000
 SHORT_PAUSE_SECONDS = 0.02
+HAS_EVENT = """
+SELECT count() FROM events
+WHERE experiment = {experiment:String} AND kind = {kind:String} AND unit = {unit:String} AND event_id = {event_id:UUID}
+"""
+
+
+class LogIsOlder(OSError):
+    """The warehouse has read positions of this log that the log has not given out, or has given to other events: an old copy."""
 
 
 class Sink:
@@ -30,7 +38,7 @@ class Sink:
         """Move one batch of at most `limit` events. Returns how many; 0: the warehouse has all that was there at the call.
 
         Events that the warehouse rejects go to the log's dead letters. Raises OSError, LookupError (no tables); the next
-        call goes on where this one was cut.
+        call goes on where this one was cut. Raises LogIsOlder, and moves nothing, for an old log beside a newer warehouse.
         """
         with self._turn:
             try:
@@ -47,6 +55,8 @@ class Sink:
     def _resume(self, limit: int) -> int:
         """Repeat the range that may have been cut short, exactly, so that its token is known; then go on."""
         name = self._log.name
+        # Before `position` says that anything is in: reports wait for it.
+        check_age(self._log, self._warehouse)
         self.position = self._warehouse.position(name)
         pending = self._warehouse.pending(name)
         moved = 0
@@ -87,6 +97,30 @@ class Sink:
             middle = rows[half - 1][0]
             self._move(first, middle, rows[:half])
             self._move(middle + 1, last, rows[half:])
+
+
+def check_age(event_log: EventLog, warehouse: Warehouse) -> None:
+    """Raises LogIsOlder when the warehouse is ahead of the log: its next events would get positions that count as read.
+
+    Where the log has caught up since, the event at the last position read tells: the warehouse must have it.
+    """
+    position, end = warehouse.position(event_log.name), event_log.end()
+    reached = max(position, warehouse.pending(event_log.name) or 0)
+    fix = "restore log and warehouse from one moment, or remove the warehouse: it is then built from this log"
+    if reached > end:
+        raise LogIsOlder(
+            f"the warehouse {warehouse.shown} has read this event log up to position {reached}, but the log ends at {end}: "
+            f"it is an older copy, and new events would never reach the warehouse; {fix}"
+        )
+    for at, event in event_log.read(position - 1, 1) if position else []:
+        if at != position or any(letter.position == at for letter in event_log.dead_letters()):
+            continue
+        asked = {"experiment": event.experiment, "kind": event.kind, "unit": event.unit, "event_id": event.event_id}
+        if warehouse.query(HAS_EVENT, asked)[0][0] == 0:
+            raise LogIsOlder(
+                f"the warehouse {warehouse.shown} has read this event log up to position {position}, but lacks the event "
+                f"{event.event_id} that the log, which ends at {end}, has there: the log was restored from an older copy; {fix}"
+            )
 
 
 class SinkThread:

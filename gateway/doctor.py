@@ -78,6 +78,7 @@ def _events(config: Config) -> str:
 
 
 def _warehouse(config: Config) -> str:
+    from analytics.sink import check_age
     from analytics.warehouse.client import Warehouse, WarehouseLocked
 
     try:
@@ -87,6 +88,7 @@ def _warehouse(config: Config) -> str:
     try:
         event_log = open_log(config.analytics.events.log)
         try:
+            check_age(event_log, warehouse)
             behind = event_log.end() - warehouse.position(event_log.name)
         except LookupError:
             return f"{warehouse.shown} has no tables yet; salon serve makes them"

@@ -1,6 +1,7 @@
 """The sink: log to chDB exactly once through crashes, poison rows, erasure, outages; and its two commands."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from analytics.events import Event, new_id, utc_now
 from analytics.local_log import LocalLog
-from analytics.sink import Sink, SinkThread
+from analytics.sink import LogIsOlder, Sink, SinkThread
 from analytics.warehouse.client import Warehouse
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,51 @@ def test_the_thread_reports_an_outage_backs_off_and_recovers(log: LocalLog, ware
         assert len(ids(warehouse, "outage")) == 6
     finally:
         thread.stop()
+
+
+def restored(folder: Path, warehouse: Warehouse, since: int) -> LocalLog:
+    """A log of 10 events, copied, read up to 15 by the warehouse, put back, with `since` new events."""
+    log = LocalLog(folder / "log")
+    log.submit(events("restored", 10)).result(10)
+    log.close()
+    shutil.copytree(folder / "log", folder / "old")
+    log = LocalLog(folder / "log")
+    log.submit(events("restored", 5)).result(10)
+    assert Sink(log, warehouse).drain() == 15
+    log.close()
+    old = LocalLog(folder / "old")
+    if since:
+        old.submit(events("restored", since)).result(10)
+    return old
+
+
+def test_an_old_log_beside_a_newer_warehouse_is_refused_with_both_positions(tmp_path: Path, warehouse: Warehouse) -> None:
+    log = restored(tmp_path, warehouse, since=2)
+    thread = SinkThread(Sink(log, warehouse), backoff_seconds=0.05)
+    thread.start()
+    assert not thread.wait_until(log.end() + 1, 0.5)
+    thread.stop()
+    log.close()
+    assert thread.last_error is not None
+    assert "up to position 15, but the log ends at 12" in thread.last_error and "remove the warehouse" in thread.last_error
+
+
+@pytest.mark.parametrize("since", [5, 30])
+def test_an_old_log_that_has_caught_up_is_still_known(tmp_path: Path, warehouse: Warehouse, since: int) -> None:
+    log = restored(tmp_path, warehouse, since)
+    with pytest.raises(LogIsOlder, match=f"up to position 15, but lacks the event .* ends at {10 + since},"):
+        Sink(log, warehouse).drain()
+    log.close()
+
+
+def test_a_last_event_that_was_set_aside_or_erased_is_no_sign_of_an_old_log(log: LocalLog, warehouse: Warehouse) -> None:
+    log.submit([*events("last", 3), *events("last", 1, seed=2**63)]).result(10)
+    assert Sink(log, warehouse).drain() == 4 and len(log.dead_letters()) == 1
+    assert Sink(log, warehouse).drain() == 0
+    log.submit(events("last", 2, unit="gone")).result(10)
+    sink = Sink(log, warehouse)
+    assert sink.drain() == 2 and sink.erase("gone") == 4
+    assert Sink(log, warehouse).drain() == 0
 
 
 CRASHER = """

@@ -14,6 +14,7 @@ import uvicorn
 from analytics.event_log import open_log
 from analytics.events import control_event
 from analytics.settings import Document
+from analytics.warehouse.client import Warehouse
 from gateway.app import create_app
 from gateway.config import load
 from gateway.doctor import examine
@@ -231,3 +232,17 @@ def test_doctor_tells_the_truth_about_events_that_were_set_aside(tmp_path, model
     assert not found.ok and "the first at position 1: seed is too large" in found.text
     named = set(re.findall(r"`salon ([a-z]+)", found.text))
     assert not named, "no command puts them back"
+
+
+def test_doctor_knows_an_old_log_beside_a_newer_warehouse(tmp_path, model):
+    path = tmp_path / "salon.toml"
+    path.write_text(CONFIG.format(log_options="", queue_seconds=60, steps=2, digest="0" * 64, model=model))
+    log = open_log(f"local:{tmp_path}/var/events")
+    log.submit([control_event("", "", "configure", "me", "", {})]).result(10)
+    warehouse = Warehouse.open(f"chdb://{tmp_path}/var/warehouse")
+    warehouse.migrate()
+    warehouse.insert(log.name, 1, 7, [])
+    warehouse.close()
+    log.close()
+    (found,) = [finding for finding in examine(path) if finding.part == "warehouse"]
+    assert not found.ok and "up to position 7, but the log ends at 1" in found.text
