@@ -59,13 +59,13 @@ class Reader:
             claims_or_none = record.claims() if record else None
         if claims_or_none is None:
             raise NotFound(f"`{field}` is {image_id}, which is no picture of this gateway", field=field)
-        return claims_or_none
+        return self._living(claims_or_none, field)
 
     def opened(self, token: str) -> Claims:
-        """What a token says; each is decrypted once. Raises InvalidToken."""
+        """What a token says; each is decrypted once. Raises InvalidToken, NotFound where its unit was erased."""
         if token not in self._opened:
             self._opened[token] = self._gateway.sealer.open(token)
-        return self._opened[token]
+        return self._living(self._opened[token], "feedback_token")
 
     async def _by_generation(self, generation_id: UUID | None) -> Claims:
         self._may_look_up("feedback without `feedback_token`")
@@ -79,6 +79,13 @@ class Reader:
             claims = record.claims() if record else None
         if claims is None:
             raise NotFound(f"`generation_id` is {generation_id}, which is no generation of this gateway", field="generation_id")
+        return self._living(claims, "generation_id")
+
+    def _living(self, claims: Claims, field: str) -> Claims:
+        """The claims again, unless their unit has been erased since: feedback would bring it back."""
+        if self._gateway.erased.covers(claims.unit, claims.issued_at):
+            reason = f"`{field}` is of a generation that was erased with its unit; nothing is stored about it, do not send it again"
+            raise NotFound(reason, field=field)
         return claims
 
     def _may_look_up(self, what: str) -> None:

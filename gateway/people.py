@@ -16,11 +16,14 @@ from gateway.running import Gateway
 async def forget(request: Request[Any, Any, Any], gateway: Gateway, unit: str) -> Response[bytes]:
     """Delete a unit's events, pictures, provenance and kept answers. The receipt counts them; ask again if it fails halfway.
 
-    Assignments need no deletion: they are computed, not stored. Training examples are read anew from the warehouse by each round.
+    Feedback on what was made for the unit before is refused from now on. Assignments need no deletion: they are computed,
+    not stored. Training examples are read anew from the warehouse by each round.
     """
     unit = unit.removeprefix("/")
     gateway.recent.erase(unit)
     try:
+        # First of all, so that no feedback slips in behind what is deleted below.
+        await asyncio.to_thread(gateway.erased.add, unit)
         generations, pictures = await asyncio.to_thread(gateway.store.erase, unit)
         rows = await asyncio.to_thread(gateway.reports.erase, unit)
     except OSError as error:

@@ -11,6 +11,7 @@ from analytics.settings import Document, SettingsError
 from gateway.answers import Answers
 from gateway.config import Config, load
 from gateway.engines import Engines
+from gateway.erased import Erased
 from gateway.experiments import Experiments
 from gateway.gallery import Gallery
 from gateway.images_store import ImagesStore
@@ -43,7 +44,9 @@ class Gateway:
         self.keys.refresh()
         state = config.var / "state"
         state.mkdir(parents=True, exist_ok=True)
-        self.sealer = Sealer(read_or_make_key(config.var / "token.key"))
+        key = read_or_make_key(config.var / "token.key")
+        self.sealer = Sealer(key)
+        self.erased = Erased(state / "erased.jsonl", key)
         self.registry = Registry(config.registry_url)
         self.store = ImagesStore(config.images_url)
         self.event_log = open_log(config.analytics.events.log)

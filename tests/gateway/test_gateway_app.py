@@ -246,3 +246,28 @@ def test_doctor_knows_an_old_log_beside_a_newer_warehouse(tmp_path, model):
     log.close()
     (found,) = [finding for finding in examine(path) if finding.part == "warehouse"]
     assert not found.ok and "up to position 7, but the log ends at 1" in found.text
+
+
+def test_feedback_on_what_an_erased_unit_was_shown_brings_nobody_back(live):
+    salon = live()
+    before, other = (salon.client.generate("a cat", user=user, n=2) for user in ("ada", "bob"))
+    salon.events("image", 4)
+    salon.client.forget("ada")
+    for again in (False, True):
+        if again:
+            # The list outlives the process.
+            salon.stop()
+            salon.gateway.config.keys_path.unlink()
+            salon = live()
+        with pytest.raises(GatewayError, match="erased with its unit") as refused:
+            salon.client.feedback("like", token=before.token)
+        assert refused.value.status == 404 and refused.value.problem["field"] == "feedback_token"
+        batch = [{"kind": "like", "feedback_token": shown.token} for shown in (before, other)]
+        assert [result["status"] for result in salon.client.send(batch)] == ["rejected", "accepted"]
+        with pytest.raises(GatewayError, match="404"):
+            salon.client.preference(other.images[0].image_id, before.images[0].image_id)
+        back = salon.client.generate("a cat", user="ada")
+        assert salon.client.feedback("like", token=back.token)["status"] == "accepted"
+    kept = [event.generation_id for _, event in salon.gateway.event_log.read(0, 100_000) if event.unit == "ada"]
+    assert kept and before.generation_id not in map(str, kept)
+    assert "ada" not in (salon.gateway.config.var / "state/erased.jsonl").read_text()
