@@ -101,8 +101,11 @@ def locate(name: str) -> Path:
 def open_model(name: str, cache: Path) -> Model:
     """Read and check the directory's small files, and its digest (kept under `cache` by size and time of change).
 
-    Raises ModelError that names the path and the fix.
+    Raises ModelError that names the path, or the package that is not installed, and the fix.
     """
+    for package in ("onnxruntime", "tokenizers"):
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(f"model {name!r} needs the package {package!r} to be served in this process; pip install 'salon[local]'")
     folder = locate(name)
     index = _json(folder / "model_index.json", dict[str, object])
     for part, expected in _PARTS.items():

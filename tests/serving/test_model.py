@@ -155,3 +155,10 @@ def test_rows_apart_are_the_rows_together(rows: int) -> None:
     with pytest.raises(MemoryError):
         cores.run(double, {"a": np.zeros((12, 2)), "b": np.zeros(12)})
     cores.close()
+
+
+def test_a_base_install_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The base install has no ONNX Runtime and no tokenizers: the error names the package and the extra."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "tokenizers" else object())
+    with pytest.raises(ModelError, match=r"'tokenizers'.*pip install 'salon\[local\]'"):
+        open_model("salon/emoji-64", tmp_path)
