@@ -1,10 +1,10 @@
 """One command that trains, assembles and measures the packaged model: `python -m finetune.pretrain`. Resumable."""
 
 import argparse
+import json
 import os
 import random
 import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -28,16 +28,16 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=judges.HOME, help="where the judge goes")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes on CPU (use 1 on a GPU)")
-    parser.add_argument("--steps", type=int, default=6000, help="diffusion steps of 48 pictures; more later goes on from the checkpoint")
+    parser.add_argument("--steps", type=int, default=5200, help="diffusion steps of 48 pictures; more later goes on from the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure-only", action="store_true", help="do not train: measure --out and write its card again")
     args = parser.parse_args()
-    device, started = torch.device(args.device), time.monotonic()
+    device = torch.device(args.device)
     workers = 1 if device.type == "cuda" else args.workers
     pictures = data.load(data.fetch(args.work / "data"))
     if not args.measure_only:
         train(args, pictures, device, workers)
-    write_card(args.out, Judge.load(args.judge), pictures, args.work / "cache", args.seed, minutes=(time.monotonic() - started) / 60)
+    write_card(args.out, Judge.load(args.judge), pictures, args.work / "cache")
 
 
 def train(args: argparse.Namespace, pictures: data.PictureSet, device: torch.device, workers: int) -> None:
@@ -52,6 +52,17 @@ def train(args: argparse.Namespace, pictures: data.PictureSet, device: torch.dev
     parallel.launch(diffusion.train, workers, pictures, latents, words, args.work, device, args.seed, args.steps)
     unet, text = diffusion.averaged(words, args.work)
     assemble(vae, unet, text, words, diffusion.build_scheduler(), args.out)
+    facts = {
+        "seed": args.seed,
+        "device": f"{device.type}, {workers} processes",
+        "autoencoder_steps": f"{autoencoder.STEPS} of {autoencoder.BATCH} crops",
+        "text_encoder_steps": f"{diffusion.TEXT_STEPS} of {diffusion.TEXT_BATCH} captions",
+        "diffusion_steps": f"{args.steps} of {diffusion.BATCH} pictures",
+        "judge_steps": f"{judge_training.STEPS} of {judge_training.BATCH} pictures",
+        "pictures": len(pictures.pictures),
+        "torch": torch.__version__,
+    }
+    (args.out / "training.json").write_text(json.dumps(facts, indent=1))
 
 
 def tokenizer_of(pictures: data.PictureSet, folder: Path, seed: int) -> CLIPTokenizer:

@@ -1,5 +1,6 @@
 """Writes the packaged model's card: what it is, what was measured, sample grids, data and licences."""
 
+import json
 import platform
 import time
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ def serve(model: Path, cache: Path) -> tuple[LocalEngine, measure.Draw]:
     return engine, draw
 
 
-def write_card(out: Path, judge: Judge, pictures: PictureSet, cache: Path, seed: int, minutes: float) -> None:
+def write_card(out: Path, judge: Judge, pictures: PictureSet, cache: Path) -> None:
     """Measure `out` as it is served and write README.md and samples/ there; print the figures."""
     vae = AutoencoderKL.from_pretrained(out, subfolder="vae", torch_dtype=torch.float32).eval()
     engine, draw = serve(out, cache)
@@ -64,7 +65,8 @@ def write_card(out: Path, judge: Judge, pictures: PictureSet, cache: Path, seed:
         "A small text-to-image model that draws 64 × 64 emoji from English descriptions. Exact diffusers layout: CLIP tokenizer and text",
         "encoder, UNet, autoencoder (f = 4, four latent channels), DDIM scheduler (v-prediction, zero terminal SNR, trailing steps).",
         "It is here so that Salon's whole loop runs on a laptop; it knows the words of its captions and little else.", "",
-        f"Weights: {size_mb(out):.1f} MB in fp16. Made by `python -m finetune.pretrain` (seed {seed}); this run of the command took {minutes:.0f} minutes.", "",
+        f"Weights: {size_mb(out):.1f} MB in fp16. Made by `python -m finetune.pretrain`; `training.json` says how:", "",
+        *(f"- {key.replace('_', ' ')}: {value}" for key, value in json.loads((out / "training.json").read_text()).items()), "",
         "## Measured", "",
         f"By `python -m finetune.pretrain --measure-only` on {time.strftime('%Y-%m-%d', time.gmtime())}: {platform.machine()}, torch {torch.__version__},",
         f"diffusers {diffusers.__version__}, onnxruntime {onnxruntime.__version__}, as served by ONNX Runtime on CPU (DDIM, 20 steps, guidance 2).", "",
