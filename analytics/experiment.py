@@ -7,7 +7,7 @@ import msgspec
 
 Design = Literal["ab", "interleave", "duel", "bandit", "switchback"]
 MetricKind = Literal["proportion", "mean", "ratio", "quantile"]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}\Z")]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 BUILT_IN_METRICS = ("latency_p95_ms", "failure_rate")

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
+from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric, Name
 
 SECTIONS = ("gateway", "events", "warehouse", "images", "registry", "engines", "variants", "routes", "metrics", "experiments", "finetune")
+NAMED = ("variants", "routes", "metrics", "experiments")
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -54,6 +55,7 @@ class Document:
             raise SettingsError(f"{path}: {error}") from None
         self._override(environ)
         self.check_names((), self.tables, SECTIONS)
+        self._check_letters()
 
     @classmethod
     def read(cls, path: Path | None, environ: Mapping[str, str] | None = None) -> "Document":
@@ -83,10 +85,22 @@ class Document:
             except tomllib.TOMLDecodeError:
                 table[_as_written(keys[-1], table)] = value
 
+    def _check_letters(self) -> None:
+        """Names stand in URLs, in tables and in file names."""
+        for section in NAMED:
+            table = self.tables.get(section, {})
+            for name in table if isinstance(table, dict) else ():
+                try:
+                    msgspec.convert(name, Name)
+                except msgspec.ValidationError:
+                    fix = "take letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63"
+                    raise self.wrong((section, name), f"the name {name[:100]!r} does not do; {fix}") from None
+
     def where(self, keys: Iterable[str]) -> str:
         """`salon.toml:41: experiments.vivid.arms`: the best line for a key path."""
         keys = tuple(keys)
-        return f"{self.path or 'defaults'}:{_line(self._text, keys)}: {'.'.join(keys)}"
+        shown = ".".join(key if key.isprintable() else repr(key) for key in keys)
+        return f"{self.path or 'defaults'}:{_line(self._text, keys)}: {shown}"
 
     def wrong(self, keys: Iterable[str], reason: str) -> SettingsError:
         """The error to raise for what stands at `keys`."""
@@ -175,16 +189,28 @@ def _line(text: str, keys: tuple[str, ...]) -> int:
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
         if match := re.match(r"\[+([^\]]+)\]+", line):
-            header = tuple(part.strip().strip("\"'") for part in match[1].split("."))
-            here = header
-        elif match := re.match(r"([A-Za-z0-9_.\"'\-]+)\s*=", line):
-            here = (*header, *(part.strip("\"'") for part in match[1].split(".")))
+            header = here = _key_path(match[1])
+        elif match := re.match(r"((?:[A-Za-z0-9_.\-]|\"[^\"]*\"|'[^']*')+)\s*=", line):
+            here = (*header, *_key_path(match[1]))
         else:
             continue
         shared = sum(1 for _ in _common(here, keys))
         if shared in (len(here), len(keys)) and shared > depth:
             best, depth = number, shared
     return best
+
+
+def _key_path(text: str) -> tuple[str, ...]:
+    """`a."b.c"` as TOML reads it; nothing where it is no key."""
+    try:
+        at: object = tomllib.loads(f"{text} = 0")
+    except tomllib.TOMLDecodeError:
+        return ()
+    keys: list[str] = []
+    while isinstance(at, dict):
+        ((key, at),) = at.items()
+        keys.append(key)
+    return tuple(keys)
 
 
 def _common(a: tuple[str, ...], b: tuple[str, ...]) -> Iterable[str]:
