@@ -69,6 +69,14 @@ class EventLog(Protocol):
 
 def open_log(url: str) -> EventLog:
     """Open `local:DIR`, or `local:DIR?max_bytes=N`. Raises ValueError for a wrong URL, OSError when the folder cannot be used."""
+    from analytics.local_log import LocalLog
+
+    folder, max_bytes = parse_log_url(url)
+    return LocalLog(folder, max_bytes=max_bytes)
+
+
+def parse_log_url(url: str) -> tuple[Path, int]:
+    """The folder and the bound in bytes; opens nothing. Raises ValueError."""
     scheme, colon, rest = url.partition(":")
     if scheme == "kafka":
         raise ValueError(f"[events] log = {_without_password(url)!r}: Kafka is not supported yet; use local:DIR")
@@ -78,12 +86,12 @@ def open_log(url: str) -> EventLog:
         raise ValueError(f"[events] log = {_without_password(url)!r}: write local:DIR, for example local:var/events")
     if unknown := sorted(options.keys() - {"max_bytes"}):
         raise ValueError(f"[events] log = {url!r}: unknown option {unknown[0]!r}; the only one is max_bytes")
-    from analytics.local_log import DEFAULT_MAX_BYTES, LocalLog
+    from analytics.local_log import DEFAULT_MAX_BYTES, MINIMUM_BYTES
 
     size = options.get("max_bytes", str(DEFAULT_MAX_BYTES))
-    if not size.isdecimal():
-        raise ValueError(f"[events] log = {url!r}: max_bytes is {size!r}; give a whole number of bytes")
-    return LocalLog(Path(path), max_bytes=int(size))
+    if not size.isdecimal() or int(size) < MINIMUM_BYTES:
+        raise ValueError(f"[events] log = {url!r}: max_bytes is {size!r}; give a whole number of bytes, at least {MINIMUM_BYTES}")
+    return Path(path), int(size)
 
 
 def _without_password(url: str) -> str:

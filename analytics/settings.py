@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from analytics.event_log import parse_log_url
 from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric, Name
+from analytics.warehouse.address import parse_address
 
 SECTIONS = ("gateway", "events", "warehouse", "images", "registry", "engines", "variants", "routes", "metrics", "experiments", "finetune")
 NAMED = ("variants", "routes", "metrics", "experiments")
@@ -126,14 +128,27 @@ class Document:
 
     def convert(self, keys: tuple[str, ...], value: object, into: type[T]) -> T:
         """Check `value` against a struct. Raises SettingsError."""
-        if isinstance(value, dict):
-            self.check_names(keys, value, (f.encode_name for f in msgspec.structs.fields(into)))
+        self._check_keys(keys, value, msgspec.inspect.type_info(into))
         try:
             return msgspec.convert(value, into)
         except msgspec.ValidationError as error:
             text, _, at = str(error).partition(" - at `$")
             inner = tuple(part for part in re.split(r"[.\[\]]+", at.rstrip("`")) if part and part != "...")
             raise self.wrong((*keys, *inner), f"{_value_at(value, inner)}{text}") from None
+
+    def _check_keys(self, keys: tuple[str, ...], value: object, kind: msgspec.inspect.Type) -> None:
+        """Name the first unknown key of a table, also of the tables in it."""
+        if not isinstance(value, dict):
+            return
+        for each in kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,):
+            if isinstance(each, msgspec.inspect.StructType):
+                fields = {field.encode_name: field.type for field in each.fields}
+                self.check_names(keys, value, fields)
+                for key, inner in value.items():
+                    self._check_keys((*keys, key), inner, fields[key])
+            elif isinstance(each, msgspec.inspect.DictType):
+                for key, inner in value.items():
+                    self._check_keys((*keys, key), inner, each.value_type)
 
     def resolve(self, url: str) -> str:
         """Make the path in a `local:`, `file://` or `chdb://` URL, or a bare path, absolute from the file's folder."""
@@ -153,6 +168,7 @@ def analytics_settings(document: Document) -> AnalyticsSettings:
         document.check_names((*keys, "secondary"), experiment.secondary, known)
         document.check_names((*keys, "guardrails"), experiment.guardrails, known)
     events, warehouse = document.section("events", EventsSection), document.section("warehouse", WarehouseSection)
+    _check_addresses(document, events, warehouse)
     return AnalyticsSettings(
         events=EventsSection(document.resolve(events.log)),
         warehouse=WarehouseSection(document.resolve(warehouse.url)),
@@ -160,6 +176,18 @@ def analytics_settings(document: Document) -> AnalyticsSettings:
         experiments=experiments,
         folder=document.folder,
     )
+
+
+def _check_addresses(document: Document, events: EventsSection, warehouse: WarehouseSection) -> None:
+    """Raises SettingsError for what could not be opened anywhere."""
+    try:
+        parse_log_url(events.log)
+    except ValueError as error:
+        raise document.wrong(("events", "log"), str(error)) from None
+    try:
+        parse_address(warehouse.url, {})
+    except ValueError as error:
+        raise document.wrong(("warehouse", "url"), str(error)) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

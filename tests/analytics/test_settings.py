@@ -23,3 +23,44 @@ def test_names_that_do_not_fit_a_url_are_refused(section: str, name: str) -> Non
 @pytest.mark.parametrize("name", ["a", "0", "vivid-colours_2", "a.b", "x" * 63])
 def test_other_names_are_taken(name: str) -> None:
     assert name in Document(PATH, f'[metrics."{name}"]\nkind = "mean"\nevent = "like"\n', {}).tables["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[events]\nlog = "var/events"', "salon.toml:2: events.log: .*write local:DIR"),
+        ('[events]\nlog = "locale:var/events"', "salon.toml:2: events.log: .*write local:DIR"),
+        ('[events]\nlog = "kafka://broker/topic"', "salon.toml:2: events.log: .*not supported yet; use local:DIR"),
+        ('[events]\n\nlog = "local:var/events?max_byte=1"', "salon.toml:3: events.log: .*the only one is max_bytes"),
+        ('[events]\nlog = "local:var/events?max_bytes=10"', "salon.toml:2: events.log: .*at least 262144"),
+        ('[warehouse]\nurl = "duckdb://x"', "salon.toml:2: warehouse.url: .*write chdb://DIR or clickhouse://"),
+        ('[warehouse]\nurl = "var/warehouse"', "salon.toml:2: warehouse.url: .*write chdb://DIR or clickhouse://"),
+        ('[warehouse]\nurl = "clickhouse://u:secret@h:99999/d"', "salon.toml:2: warehouse.url: .*port"),
+    ],
+)
+def test_addresses_that_cannot_be_opened_anywhere_are_refused_at_load(text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as refusal:
+        read(text)
+    assert "secret" not in str(refusal.value)
+
+
+EXPERIMENT = """
+[metrics.like_rate]
+kind = "proportion"
+event = "like"
+[experiments.colours]
+route = "hero"
+arms = { base = 0.5, vivid = 0.5 }
+control = "base"
+primary = "like_rate"
+[experiments.colours.guardrails.failure_rate]
+margin = 0.1
+"""
+
+
+def test_a_typo_in_a_nested_table_gets_its_line_and_the_nearest_name() -> None:
+    read(EXPERIMENT)
+    with pytest.raises(SettingsError) as refusal:
+        read(EXPERIMENT + 'directoin = "down"\n')
+    where = "salon.toml:12: experiments.colours.guardrails.failure_rate.directoin"
+    assert str(refusal.value) == f"{where}: unknown name 'directoin'; did you mean 'direction'?"

@@ -6,7 +6,7 @@ from analytics.settings import Document, SettingsError
 from finetune.champion import Change, champion_of, known_variants, last_experiment
 from finetune.command import seconds_of
 from finetune.plan import Options, Plan, make
-from finetune.settings import round_settings
+from finetune.settings import FinetuneSection, round_settings
 from serving.variant import Variant
 
 TOML = """
@@ -128,3 +128,9 @@ def test_options_and_durations():
     for wrong in ("24", "0h", "h", "-1h"):
         with pytest.raises(ValueError, match="--every"):
             seconds_of(wrong)
+
+
+def test_a_typo_in_the_gates_limits_gets_its_line_and_the_nearest_name(tmp_path):
+    text = "[finetune.gate.limits]\ndistanc = 1\n"
+    with pytest.raises(SettingsError, match=r"salon.toml:2: finetune.gate.limits.distanc: unknown name .*did you mean 'distance'"):
+        Document(tmp_path / "salon.toml", text, {}).section("finetune", FinetuneSection)
