@@ -6,7 +6,6 @@ that a restart reads only what came after. Requests read an immutable view that 
 
 import asyncio
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,16 @@ from analytics.event_log import EventLog, LogFull
 from analytics.events import control_event
 from analytics.experiment import Experiment, check_weights
 from analytics.settings import nearest
+from gateway.arms import differs, portable
 from gateway.assignment import Assignment, Split
 from gateway.config import Config
-from gateway.ledger import AFTER, ALLOWED, Ledger, Life, Origin, apply
+from gateway.ledger import AFTER, ALLOWED, Life, Origin, apply
 from gateway.problems import Conflict, InvalidRequest, NotFound, Unavailable, retry_after
+from gateway.snapshot import restore, save
 from serving.variant import Variant
 
 log = logging.getLogger(__name__)
-REPLAY_EVENTS = 5_000
 FIXED_WHILE_RUNNING = ("route", "control", "unit", "salt", "design")
-DECIDES_PIXELS = ("model", "adapter", "adapter_scale", "steps", "guidance", "scheduler")
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -56,7 +55,8 @@ class Experiments:
         self._log, self._config = event_log, config
         self._file = folder / "experiments.json"
         self._changing = asyncio.Lock()
-        self.ledger = self._restore()
+        # `carried`: why the state is not that of this log; empty when it is.
+        self.ledger, self.carried = restore(self._file, event_log)
         self.view = self._look()
 
     @property
@@ -162,34 +162,6 @@ class Experiments:
             self.ledger = msgspec.structs.replace(self.ledger, position=end)
             await self._save()
 
-    def save(self) -> None:
-        """Write the snapshot: a new file, fsynced, in the place of the old."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._file.with_suffix(".draft")
-        with draft.open("wb") as file:
-            file.write(msgspec.json.encode(self.ledger))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._file)
-
-    def _restore(self) -> Ledger:
-        ledger = Ledger()
-        try:
-            ledger = msgspec.json.decode(self._file.read_bytes(), type=Ledger)
-        except FileNotFoundError:
-            pass
-        except msgspec.DecodeError as error:
-            log.warning("%s is damaged (%s): rebuilding it from the event log", self._file, error)
-        if ledger.log != self._log.name:
-            if ledger.log:
-                log.warning("%s belongs to another event log: rebuilding it", self._file)
-            ledger = Ledger(self._log.name)
-        while batch := self._log.read(ledger.position, REPLAY_EVENTS):
-            for _, event in batch:
-                ledger = apply(ledger, event)
-            ledger = msgspec.structs.replace(ledger, position=batch[-1][0])
-        return ledger
-
     async def _record(self, name: str, route: str, action: str, who: str, why: str, changed: Mapping[str, object]) -> None:
         event = control_event(name, route, action, who, why, changed)
         try:
@@ -209,7 +181,7 @@ class Experiments:
 
     async def _save(self) -> None:
         try:
-            await asyncio.to_thread(self.save)
+            await asyncio.to_thread(save, self._file, self.ledger)
         except OSError as error:
             log.error("the snapshot %s cannot be written (%s); the event log still holds the change", self._file, error.strerror)
 
@@ -281,13 +253,11 @@ class Experiments:
             if arm not in known:
                 continue
             now = portable(known[arm], config.analytics.folder)
-            for field in DECIDES_PIXELS:
-                if getattr(now, field) != getattr(meant, field):
-                    raise Conflict(
-                        f"variant {arm!r} is an arm of the {life.state} experiment {life.name!r}: its `{field}` cannot change from "
-                        f"{getattr(meant, field)!r} to {getattr(now, field)!r}; give the new settings a new name, "
-                        f"such as [variants.{arm}-2], or stop the experiment first"
-                    )
+            if difference := differs(meant, now):
+                raise Conflict(
+                    f"variant {arm!r} is an arm of the {life.state} experiment {life.name!r}: {difference}; give the new settings "
+                    f"a new name, such as [variants.{arm}-2], or stop the experiment first"
+                )
 
     def _others(self, life: Life) -> list[str]:
         return [o.name for o in self.lives.values() if o.route == life.route and o.name != life.name and o.state in ("running", "paused")]
@@ -299,16 +269,6 @@ class Experiments:
             raise Conflict(
                 f"experiment {others[0]!r} holds route {life.route!r}; stop it first: two experiments on one route never share a unit"
             )
-
-
-def portable(variant: Variant, folder: Path) -> Variant:
-    """The variant with paths below `folder` relative to it, so that a restored backup elsewhere is the same variant."""
-
-    def relative(path: str) -> str:
-        return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
-
-    adapter = relative(variant.adapter) if variant.adapter else variant.adapter
-    return msgspec.structs.replace(variant, model=relative(variant.model), adapter=adapter)
 
 
 def actions() -> tuple[str, ...]:

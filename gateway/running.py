@@ -56,6 +56,8 @@ class Gateway:
         except Problem as problem:
             self.event_log.close()
             raise ValueError(f"{config.path or 'defaults'}: {problem.detail}") from None
+        if self.experiments.carried:
+            self.notes["experiments"] = self.experiments.carried
         self.journal = Journal(self.event_log)
         self.reports = Reports(self.event_log, config.analytics.warehouse.url)
         self.engines = Engines(config.engines, self.registry, config.var / "cache", config.gateway.max_queue_seconds)

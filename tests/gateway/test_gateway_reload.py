@@ -1,6 +1,7 @@
 """A file that changes below a gateway: what is refused, what waits for a restart, what stays true after one."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def with_gateway(file: Path, work: Callable[[Gateway], Awaitable[None]]) -> None
 
 def test_a_variant_cannot_change_while_an_experiment_has_it_as_an_arm(file: Path) -> None:
     good = file.read_text()
-    said = "variant 'vivid' is an arm of the {} experiment 'colours': its `guidance` cannot change from 4.0 to 5.0; give the new settings a new"
+    said = "variant 'vivid' is an arm of the {} experiment 'colours': its `guidance` cannot change from 4.0 to 5.0; give the new"
 
     async def refused_then_allowed(gateway: Gateway) -> None:
         file.write_text(good.replace("guidance = 4.0", "guidance = 5.0"))
@@ -121,5 +122,45 @@ def test_what_waits_for_a_restart_is_forgotten_when_it_is_taken_back(file: Path)
         file.write_text(good)
         await gateway.reload()
         assert "restart" not in gateway.readiness()["details"]
+
+    with_gateway(file, work)
+
+
+async def ship(gateway: Gateway) -> None:
+    await gateway.experiments.change("colours", "ship", "me", "won", "vivid")
+
+
+def test_a_lost_event_log_takes_no_shipped_arm_with_it(file: Path) -> None:
+    with_gateway(file, ship)
+    shutil.rmtree(file.parent / "var/events")
+
+    async def goes_on(gateway: Gateway) -> None:
+        assert gateway.experiments.view.plans["hero"].serve == "vivid"
+        assert gateway.experiments.life("colours").state == "shipped"
+        told = gateway.readiness()["details"]["experiments"]
+        assert "the event log is new and empty" in told and "1 experiments" in told
+
+    async def quietly(gateway: Gateway) -> None:
+        assert gateway.experiments.view.plans["hero"].serve == "vivid" and "experiments" not in gateway.notes
+
+    with_gateway(file, goes_on)
+    with_gateway(file, quietly)
+
+
+def test_another_event_log_with_events_rules_and_the_snapshot_is_put_aside(file: Path) -> None:
+    with_gateway(file, ship)
+    text = file.read_text()
+    elsewhere = file.parent / "other"
+    elsewhere.mkdir()
+    (elsewhere / "salon.toml").write_text(text)
+    with_gateway(elsewhere / "salon.toml", ship)
+    shutil.rmtree(file.parent / "var/events")
+    shutil.copytree(elsewhere / "var/events", file.parent / "var/events")
+    snapshot = (file.parent / "var/state/experiments.json").read_bytes()
+
+    async def work(gateway: Gateway) -> None:
+        assert gateway.experiments.life("colours").state == "shipped"
+        (aside,) = (file.parent / "var/state").glob("experiments.*.json")
+        assert aside.read_bytes() == snapshot and str(aside) in gateway.readiness()["details"]["experiments"]
 
     with_gateway(file, work)
