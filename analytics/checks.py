@@ -121,7 +121,8 @@ def _log_e(weights: Sequence[float], counts: Sequence[int]) -> float:
     pairs = [(share, n) for share, n in zip(_shares(weights), counts, strict=True) if share > 0]
     if len(pairs) < 2:
         return 0.0
-    shares, observed = np.array([s for s, _ in pairs]), np.array([n for _, n in pairs], dtype=float)
+    # ln Gamma of a subnormal number is infinite; a share that small is none that any draw could show.
+    shares, observed = np.maximum([s for s, _ in pairs], 1e-300), np.array([n for _, n in pairs], dtype=float)
     prior = SRM_CONCENTRATION * shares
     gained = float(np.sum(gammaln(prior + observed) - gammaln(prior)) - gammaln(prior.sum() + observed.sum()) + gammaln(prior.sum()))
     return gained - float(np.sum(observed * np.log(shares)))

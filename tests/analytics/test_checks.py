@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from report_cases import START, facts, moments, proportion
 from scipy import stats
@@ -87,6 +87,8 @@ def test_gate_stays_shut_over_many_looks():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 10**6), st.integers(0, 10**6)), max_size=5))
+@example([(5e-324, 0, 0)])
+@example([(5e-324, 1, 10)])
 def test_never_crashes_never_nan(rows):
     srm = sample_ratio([period({"a": w, "b": 1 - w}, {"a": a, "b": b}) for w, a, b in rows], ["a", "b"])
     assert math.isfinite(srm.e_value) and srm.e_value >= 0
