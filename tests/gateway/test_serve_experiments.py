@@ -39,7 +39,7 @@ UNITS = [f"unit-{number}" for number in range(20_000)]
 
 
 def test_split_ramp_and_restart(make_server):
-    """One server's story: 20,000 units by the weights, a ramp that moves only what it must, all of it again after kill -9, from the log alone."""
+    """20,000 units by the weights, a ramp that moves only what it must, and all of it again after kill -9, from the log alone."""
     server = make_server().start()
     with server.client() as client:
         before = arms_of(client, UNITS)
