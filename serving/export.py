@@ -66,9 +66,7 @@ def _text_encoder(told: dict[str, Any]) -> "onnx_ir.Model":
 
     config = CLIPTextConfig.from_dict(told)
     # "eager" and "sdpa" differ in speed only; sdpa exports to one Attention node
-    model: Any = CLIPTextModel._from_config(
-        config, attn_implementation="sdpa"
-    )
+    model: Any = CLIPTextModel._from_config(config, attn_implementation="sdpa")
     # at least two tokens and two rows: the exporter takes a size of one for a constant
     ids = torch.randint(0, config.vocab_size, (2, config.max_position_embeddings))
     return _graph(

@@ -45,6 +45,7 @@ guardrails = {{ latency_p95_ms = {{ margin = 0.50, direction = "down" }} }}
 planned_units = 800
 minimum_units = 200
 [finetune.gate]
+seeds = 6
 role_seeds = 16
 scales = [0.25, 0.5, 1.0, 1.5]
 [finetune.gate.limits]
