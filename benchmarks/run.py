@@ -18,8 +18,9 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 QUICK = ("event_log", "serving_speed", "gateway_speed")
 WORDS = {"serving_speed": ("salon/emoji-64", "--seconds", "5")}
-NAMES = (*QUICK, "crash", "gpu")
+NAMES = (*QUICK, "crash", "demo", "gpu")
 LIMIT_SECONDS = 280.0
+DEMO_SECONDS = 900.0
 
 
 def main() -> int:
@@ -29,7 +30,8 @@ def main() -> int:
     arguments, words = parser.parse_known_args()
     began = time.monotonic()
     if arguments.name:
-        return 0 if kept(arguments.name, words or list(WORDS.get(arguments.name, ())), arguments.results, LIMIT_SECONDS) else 1
+        limit_seconds = DEMO_SECONDS if arguments.name == "demo" else LIMIT_SECONDS
+        return 0 if kept(arguments.name, words or list(WORDS.get(arguments.name, ())), arguments.results, limit_seconds) else 1
     if words:
         parser.error(f"{' '.join(words)}: name the benchmark that these words are for")
     well = [kept(name, list(WORDS.get(name, ())), arguments.results, LIMIT_SECONDS - (time.monotonic() - began)) for name in QUICK]
