@@ -27,7 +27,7 @@ class Scale(msgspec.Struct, frozen=True):
     people: int = 100
     first_looks: int = 8
     candidate_looks: int = 10
-    training_seconds: float = 90.0
+    training_seconds: float = 110.0
 
 
 class Story:
