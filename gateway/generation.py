@@ -104,6 +104,7 @@ async def render(started: Started, view: View, engines: Engines, gone: asyncio.E
     except (Overloaded, ClientGone):
         raise
     except Exception as error:
+        # Whatever an engine raises, the unit keeps its arm and gets the route's own variant instead.
         if chosen == started.plan.serve or isinstance(error, TimeoutError):
             raise _failure(error) from error
         log.warning("arm %s of %s failed (%s); falling back to %s", chosen, started.experiment, error, started.plan.serve)

@@ -197,6 +197,7 @@ class LocalEngine:
         try:
             work(slots)
         except Exception as error:
+            # Whoever asked gets it; the thread goes on for everybody else.
             self._drop(slots)
             for slot in slots:
                 slot.future.set_exception(error)
