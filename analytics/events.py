@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 GATEWAY_KINDS = frozenset({"exposure", "generation", "image", "control"})
 FEEDBACK_KINDS = frozenset({"view", "click", "like", "share", "dislike", "report", "convert", "preference"})
@@ -58,7 +58,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_ms: float | None = None
     service_ms: float | None = None
     status: str = ""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
+    sent_at: datetime | None = None
 
 
 def encode(event: Event) -> bytes:
