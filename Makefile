@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Plain torch on Linux brings 3 GB of CUDA; every target here runs on CPU.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench crash model clean
+.PHONY: demo test lint bench crash model clean kafka-up kafka-down
 
 demo: $(READY)
 	$(BIN)/salon demo
@@ -26,6 +26,12 @@ crash: $(READY)
 
 model: $(READY)
 	$(BIN)/python -m finetune.pretrain
+
+# Apache Kafka on port 9092, data in var/kafka; needs Java 17 and Maven. BROKERS=3: three, in var/kafka-3.
+BROKERS := 1
+kafka-up kafka-down:
+	@test -n "$(PYTHON)" || { echo "Salon needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 1; }
+	$(PYTHON) deploy/local/kafka/broker.py $(@:kafka-%=%) --brokers $(BROKERS)
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Salon needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 1; }
