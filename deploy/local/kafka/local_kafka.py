@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class LocalKafka:
     follow; 0: free ones). `tls` is a PEM file (PKCS 8 key, then certificates) and makes the clients' listener TLS; `scram`
     maps users to passwords and makes it SASL with SCRAM-SHA-512 and -256.
     `more_tls` adds TLS listeners by name, each with its own PEM file.
+    `advertised` are the ports that clients are told to come back to, one for each broker: those of proxies in front.
     A folder that was started before keeps its data and its ports.
     """
 
@@ -58,6 +59,7 @@ class LocalKafka:
         scram: Mapping[str, str] | None = None,
         more_tls: Mapping[str, Path] | None = None,
         settings: Mapping[str, str] | None = None,
+        advertised: Sequence[int] = (),
     ) -> None:
         if brokers not in (1, 3):
             raise ValueError(f"brokers is {brokers}; take 1 or 3")
@@ -69,6 +71,7 @@ class LocalKafka:
             bool(tls), bool(scram)
         ]
         self._settings = dict(settings or {})
+        self._advertised = tuple(advertised)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._facts = self._remembered(port)
@@ -81,6 +84,11 @@ class LocalKafka:
     def bootstrap_of(self, listener: str) -> str:
         """The same for a listener of `more_tls`, or for INTERNAL: plaintext, without passwords."""
         return ",".join(f"127.0.0.1:{self._port(n, listener)}" for n in range(1, self.brokers + 1))
+
+    @property
+    def ports(self) -> list[int]:
+        """Where the brokers listen for clients, the first broker's first."""
+        return [self._port(n, "CLIENT") for n in range(1, self.brokers + 1)]
 
     def start(self) -> "LocalKafka":
         """Format what is new, start what does not run, wait until every broker serves. Raises KafkaMissing, TimeoutError."""
@@ -156,12 +164,15 @@ class LocalKafka:
         home.mkdir(parents=True, exist_ok=True)
         kinds = {"CLIENT": self._client, **{name: "SSL" for name in self._keystores if name != "CLIENT"}}
         kinds |= {"INTERNAL": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        told = {name: self._port(n, name) for name in kinds if name != "CONTROLLER"}
+        if self._advertised:
+            told["CLIENT"] = self._advertised[n - 1]
         copies, in_sync = (3, 2) if self.brokers == 3 else (1, 1)
         settings = SETTINGS | {
             "node.id": str(n),
             "controller.quorum.voters": ",".join(f"{m}@127.0.0.1:{self._port(m, 'CONTROLLER')}" for m in range(1, self.brokers + 1)),
             "listeners": ",".join(f"{name}://127.0.0.1:{self._port(n, name)}" for name in kinds),
-            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{self._port(n, name)}" for name in kinds if name != "CONTROLLER"),
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in told.items()),
             "listener.security.protocol.map": ",".join(f"{name}:{kind}" for name, kind in kinds.items()),
             "log.dirs": str(home / "data"),
             "default.replication.factor": str(copies),
