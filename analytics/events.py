@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntFlag
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -17,16 +18,28 @@ FEEDBACK_KINDS = frozenset({"view", "click", "like", "share", "dislike", "report
 
 
 class Flag(IntFlag):
-    """Suspicions about an event. An event is flagged, never silently dropped."""
+    """Suspicions about an event. An event is flagged, never silently dropped. A number, once given, is never given again."""
 
     BOT_USER_AGENT = 1
     CLOCK_AHEAD = 2
     UNKNOWN_GENERATION = 4
     TOKEN_EXPIRED = 8
+    TOKEN_MISMATCH = 16
+    RATE = 32
+    REPLAYED_ID = 64
+    SELF_CLICK = 128
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+def flag_names(flags: int) -> list[str]:
+    """`["bot_user_agent", …]`, lowest bit first; a bit that only a newer version knows is `bit_N`."""
+    bits = (1 << place for place in range(flags.bit_length()))
+    known = {flag.value: flag.name.lower() for flag in Flag if flag.name}
+    return [known.get(bit, f"bit_{bit}") for bit in bits if flags & bit]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One event (design §3.4). Times are UTC. `unit` is who is randomised; `propensity` the probability that `arm` had.
+    `occurred_at`, held between the generation and `received_at`, is what counts; `sent_at` is when the client sent it.
 
     Kind `generation` is one request (`grid` pictures, `status` ok or failed); kind `image` is one picture of it at
     `position`; kind `exposure` is the first time an assignment could have changed what the unit saw; kind `control`
@@ -58,8 +71,20 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     queue_ms: float | None = None
     service_ms: float | None = None
     status: str = ""
-    schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
     sent_at: datetime | None = None
+    # Last, and always written: `decode` looks for it at the end.
+    schema_version: int = msgspec.field(default_factory=lambda: SCHEMA_VERSION)
+
+
+class _Versioned(msgspec.Struct):
+    """Version 1 did not write its number."""
+
+    schema_version: int = 1
+
+
+_DECODER = msgspec.json.Decoder(Event)
+_CURRENT = f'"schema_version":{SCHEMA_VERSION}}}'.encode()
+_FIELDS = frozenset(Event.__struct_fields__)
 
 
 def encode(event: Event) -> bytes:
@@ -68,8 +93,30 @@ def encode(event: Event) -> bytes:
 
 
 def decode(data: bytes) -> Event:
-    """Read one event of any released schema version. Raises msgspec.ValidationError."""
-    return msgspec.json.decode(data, type=Event)
+    """Read one event of any schema version, newer ones too: fields that this version does not know are kept in
+    `attributes`, and `schema_version` stays theirs. Raises msgspec.DecodeError (msgspec.ValidationError for a wrong field)."""
+    try:
+        event = _DECODER.decode(data)
+    except msgspec.ValidationError as error:
+        event = _decode_newer(data, error)
+    if event.schema_version == SCHEMA_VERSION and not data.endswith(_CURRENT):
+        return msgspec.structs.replace(event, schema_version=msgspec.json.decode(data, type=_Versioned).schema_version)
+    return event
+
+
+def _decode_newer(data: bytes, error: msgspec.ValidationError) -> Event:
+    found = msgspec.json.decode(data)
+    unknown = sorted(found.keys() - _FIELDS) if isinstance(found, dict) else []
+    attributes: Any = (found.get("attributes") or {}) if unknown else None
+    if not isinstance(attributes, dict):
+        raise error
+    kept = dict(attributes)
+    for name in unknown:
+        value = found.pop(name)
+        while name in kept:
+            name = f"field_{name}"
+        kept[name] = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return msgspec.convert({**found, "attributes": kept}, Event)
 
 
 def utc_now() -> datetime:
