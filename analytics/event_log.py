@@ -21,10 +21,11 @@ class LogFull(Exception):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that the warehouse refused, kept with the reason."""
+    """An event that was refused, kept with the reason. `data` is what was stored; `event` is None where that cannot be decoded."""
 
     position: int
-    event: Event
+    event: Event | None
+    data: bytes
     error: str
     set_aside_at: datetime
 
@@ -38,11 +39,12 @@ class EventLog(Protocol):
 
     name: str
 
-    def submit(self, events: Sequence[Event]) -> Future[list[bool]]:
+    def submit(self, events: Sequence[Event], *, together: bool = False, reserve: bool = False) -> Future[list[bool]]:
         """Append. The future resolves once the events are on disk: True for a new event, False for an event_id already there.
 
-        Raises LogFull at once when the log is over its bound. The future fails with OSError when the disk refuses;
-        then none of `events` was stored.
+        `together`: they came in one request, and may travel in one message. `reserve`: they are what the gateway itself did,
+        and may use an eighth more than the bound, however long others have waited. Raises LogFull at once when the log is over
+        its bound. The future fails with OSError when the disk refuses; then none of `events` was stored.
         """
 
     def read(self, after: int, limit: int) -> list[tuple[int, Event]]:

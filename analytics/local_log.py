@@ -1,88 +1,156 @@
-"""The local event log: one SQLite file, one writer thread, group commit. An event is acknowledged after its fsync."""
+"""The local event log, and the spool in front of Kafka: one SQLite file, an event is acknowledged after its fsync."""
 
 import contextlib
 import sqlite3
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
+import msgspec
+
+from analytics.backlog import SpoolState
+from analytics.drain_rate import ROOM, DrainRate
 from analytics.event_log import DeadLetter, LogFull
 from analytics.events import Event, decode, encode, new_id, utc_now
-from analytics.log_file import SCHEMA, Row, append, fold_in_wal, note_consumed, os_error, sync_folder, trim
+from analytics.log_file import create, fold_in_wal, measure, oldest_waiting, os_error, sync_folder, trim
+from analytics.log_writer import ROW_OVERHEAD_BYTES, LogWriter
 
 DEFAULT_MAX_BYTES = 4 << 30
 MINIMUM_BYTES = 256 << 10
-GROUP_ROWS = 20_000
 TRIM_ROUNDS = 20
 BUSY_SECONDS = 10.0
 FILE = "events.sqlite"
+# The share over `max_bytes` that `reserve` may use.
+RESERVE = 1 / 8
+LOOKED_UP = 500
+EMPTY_ROW_BYTES = 500
 
 T = TypeVar("T")
+
+
+class Spooled(msgspec.Struct, frozen=True):
+    """One stored event as it lies in the spool. Rows of the same `batch` came in one request; None: alone."""
+
+    position: int
+    event_id: bytes
+    unit: str
+    data: bytes
+    batch: int | None
 
 
 class LocalLog:
     """An event log in `folder`. Several processes may have it open at once; each writes through a thread of its own.
 
-    `max_bytes` bounds the data. What the sink has reported as consumed stays as history up to half of that and is then
-    dropped, oldest first; what it has not consumed is never dropped: past the bound `submit` raises LogFull.
-    Duplicates are known by event_id as long as the event is still in the log; the warehouse knows them for ever.
+    `max_bytes` bounds the data, `max_age_seconds` how long an event may wait to be consumed. What was consumed stays as
+    history up to half of `max_bytes` and is then dropped, oldest first; what was not is never dropped: past a bound
+    `submit` raises LogFull. `reader` is who consumes, for that error's text. Duplicates are known by event_id as long as
+    the event is still here; the warehouse knows them for ever.
     """
 
-    def __init__(self, folder: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, retry_after_seconds: float = 5.0) -> None:
+    def __init__(
+        self, folder: Path, *, max_bytes: int = DEFAULT_MAX_BYTES, max_age_seconds: float | None = None, retry_after_seconds: float = 5.0,
+        reader: str = "the sink",
+    ) -> None:  # fmt: skip
         if max_bytes < MINIMUM_BYTES:
             raise ValueError(f"[events] log: max_bytes is {max_bytes}; give at least {MINIMUM_BYTES}")
         self.path = folder / FILE
-        self.max_bytes, self._retry_after_seconds = max_bytes, retry_after_seconds
+        self.max_bytes, self.max_age_seconds, self._retry_after_seconds = max_bytes, max_age_seconds, retry_after_seconds
+        self._consumer = reader
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
             self.name = self._prepare(self._reader)
             sync_folder(folder)
+            used, self._oldest_at = measure(self._reader), oldest_waiting(self._reader)
         except sqlite3.Error as error:
             raise os_error(error, self.path) from error
-        self._writer: sqlite3.Connection | None = None
         self._reading = threading.Lock()
-        self._used = self._measure(self._reader)
-        self._waiting: deque[_Append | _Task] = deque()
-        self._waiting_bytes = 0
-        self._closed = False
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._write, name="salon-event-log", daemon=True)
-        self._thread.start()
+        self._drain = DrainRate()
+        self._row_bytes = float(EMPTY_ROW_BYTES)
+        self._last_submit_at = utc_now()
+        self._writer = LogWriter(self.path, self._connect, used)
 
-    def submit(self, events: Sequence[Event]) -> Future[list[bool]]:
+    def submit(self, events: Sequence[Event], *, together: bool = False, reserve: bool = False) -> Future[list[bool]]:
         """Append; see EventLog. Encodes on the calling thread."""
         rows = [(event.event_id.bytes, event.unit, encode(event)) for event in events]
-        work = _Append(rows, sum(len(data) for _, _, data in rows))
-        # Page overhead and the unique index cost about 100 bytes a row; the exact figure comes from SQLite after the commit.
-        work.size += 100 * len(rows)
-        with self._changed:
-            if self._used + self._waiting_bytes + work.size > self.max_bytes:
-                self._refuse_if_full(work.size)
-            self._enqueue(work)
-            self._waiting_bytes += work.size
-        return work.future
+        size = sum(len(data) for _, _, data in rows) + ROW_OVERHEAD_BYTES * len(rows)
+        writer = self._writer
+        with writer.turn:
+            bound = self.max_bytes + int(RESERVE * self.max_bytes) if reserve else self.max_bytes
+            if writer.used + writer.coming + size > bound:
+                self._refuse_if_full(size, bound)
+            if self.max_age_seconds is not None and not reserve:
+                self._refuse_if_old(self.max_age_seconds)
+            self._last_submit_at = utc_now()
+            if rows:
+                self._row_bytes += 0.05 * (size / len(rows) - self._row_bytes)
+            return writer.append(rows, size, together)
 
     def read(self, after: int, limit: int) -> list[tuple[int, Event]]:
-        """Events at positions above `after`; see EventLog."""
+        """Events at positions above `after`; see EventLog. What cannot be decoded is set aside and left out."""
         sql = "SELECT position, data FROM events WHERE position > ? ORDER BY position LIMIT ?"
-        return [(position, decode(data)) for position, data in self._select(sql, after, limit)]
+        while rows := self._select(sql, after, limit):
+            events = []
+            for position, data in rows:
+                try:
+                    events.append((position, decode(data)))
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    self.set_aside(position, f"cannot be read: {error}")
+            if events:
+                return events
+            # None of them: an empty answer would say that there is nothing more.
+            after = rows[-1][0]
+        return []
+
+    def read_spooled(self, after: int, limit: int) -> list[Spooled]:
+        """At most `limit` rows at positions above `after`, in order, as they were stored. Raises OSError."""
+        sql = "SELECT position, event_id, unit, data, batch FROM events WHERE position > ? ORDER BY position LIMIT ?"
+        return [Spooled(*row) for row in self._select(sql, after, limit)]
+
+    def stored(self, event_ids: Sequence[UUID]) -> dict[UUID, Event]:
+        """The events that are still here, of those asked for, by id. Blocks. Raises OSError."""
+        found = {}
+        for start in range(0, len(event_ids), LOOKED_UP):
+            asked = [event_id.bytes for event_id in event_ids[start : start + LOOKED_UP]]
+            for event_id, data in self._select(f"SELECT event_id, data FROM events WHERE event_id IN ({_marks(asked)})", *asked):
+                with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                    found[UUID(bytes=bytes(event_id))] = decode(data)
+        return found
+
+    def spool_state(self) -> SpoolState:
+        """What waits to be consumed, and what was set aside. Blocks; the first call reads all that waits. Raises OSError."""
+        return self._do(self._writer.backlog.state, transaction=False)
 
     def end(self) -> int:
         """The highest position given out, or 0."""
         rows = self._select("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
         return int(rows[0][0]) if rows else 0
 
+    def consumed_position(self) -> int:
+        """How far the consumer said that it is; 0 before that."""
+        rows = self._select("SELECT value FROM facts WHERE key = 'consumed'")
+        return int(rows[0][0]) if rows else 0
+
     def consumed(self, position: int) -> None:
-        """Note how far the sink is, and drop old history when over half of the bound. Raises OSError."""
-        self._do(lambda db: note_consumed(db, position))
+        """Note how far the consumer is, and drop old history when over half of the bound. Raises OSError."""
+        before = utc_now()
+
+        def note(db: sqlite3.Connection) -> datetime | None:
+            self._writer.backlog.consumed(db, position)
+            return oldest_waiting(db)
+
+        oldest_at = self._do(note)
         for _ in range(TRIM_ROUNDS):
-            if self._used <= self.max_bytes // 2 or not self._do(trim):
+            if self._writer.used <= self.max_bytes // 2 or not self._do(trim):
                 break
+        with self._writer.turn:
+            # Behind our back something may have come into an empty spool.
+            self._oldest_at = before if oldest_at is None and self._last_submit_at > before else oldest_at
+            self._drain.note(position, oldest_at)
 
     def set_aside(self, position: int, error: str) -> None:
         """Copy an event to the dead letters. Raises OSError."""
@@ -92,15 +160,20 @@ class LocalLog:
     def dead_letters(self) -> list[DeadLetter]:
         """All that was set aside, oldest first."""
         rows = self._select("SELECT position, data, error, set_aside_at FROM dead_letters ORDER BY position")
-        return [
-            DeadLetter(position=position, event=decode(data), error=error, set_aside_at=datetime.fromisoformat(at))
-            for position, data, error, at in rows
-        ]
+        letters = []
+        for position, data, error, at in rows:
+            try:
+                event = decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                event = None
+            letters.append(DeadLetter(position=position, event=event, data=data, error=error, set_aside_at=datetime.fromisoformat(at)))
+        return letters
 
     def erase(self, unit: str) -> int:
         """Delete a unit's events and overwrite their bytes. Raises OSError."""
 
         def delete(db: sqlite3.Connection) -> int:
+            self._writer.backlog.forget()
             count = db.execute("DELETE FROM events WHERE unit = ?", (unit,)).rowcount
             return count + db.execute("DELETE FROM dead_letters WHERE unit = ?", (unit,)).rowcount
 
@@ -110,16 +183,13 @@ class LocalLog:
 
     def close(self) -> None:
         """Store what was submitted, then stop. A second call does nothing."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
+        self._writer.close()
         with self._reading:
             self._reader.close()
 
     def _prepare(self, db: sqlite3.Connection) -> str:
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(SCHEMA)
+        create(db)
         db.execute("INSERT INTO facts VALUES ('id', ?) ON CONFLICT DO NOTHING", (new_id().hex,))
         (identity,) = db.execute("SELECT value FROM facts WHERE key = 'id'").fetchone()
         return f"local:{identity}"
@@ -139,114 +209,41 @@ class LocalLog:
             except sqlite3.Error as error:
                 raise os_error(error, self.path) from error
 
-    @staticmethod
-    def _measure(db: sqlite3.Connection) -> int:
-        (pages,), (free,), (size,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size"))
-        return int((pages - free) * size)
-
-    def _refuse_if_full(self, size: int) -> None:
-        # Another process (the sink) may have made room since our last commit.
-        with self._reading, contextlib.suppress(sqlite3.Error):
-            self._used = self._measure(self._reader)
-        if self._used + self._waiting_bytes + size > self.max_bytes:
-            text = (
-                f"the event log {self.path} holds {self._used} of {self.max_bytes} bytes and the sink has yet to take them; is it running?"
-            )
-            raise LogFull(self._retry_after_seconds, text)
-
-    def _enqueue(self, work: "_Append | _Task") -> None:
-        if self._closed:
-            raise ValueError(f"the event log {self.path} is closed")
-        work.future.set_running_or_notify_cancel()
-        self._waiting.append(work)
-        self._changed.notify()
-
     def _do(self, action: Callable[[sqlite3.Connection], T], *, transaction: bool = True) -> T:
-        task = _Task(action, transaction)
-        with self._changed:
-            self._enqueue(task)
-        result: T = task.future.result()
-        return result
+        return self._writer.do(action, transaction=transaction)
 
-    def _write(self) -> None:
-        while group := self._next_group():
-            self._commit(group)
-        if self._writer:
-            self._writer.close()
+    def _look_again(self) -> None:
+        """Another process may have written since our last commit."""
+        with self._reading, contextlib.suppress(sqlite3.Error):
+            self._writer.used, self._oldest_at = measure(self._reader), oldest_waiting(self._reader)
 
-    def _next_group(self) -> "list[_Append] | list[_Task]":
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._waiting and isinstance(task := self._waiting[0], _Task):
-                self._waiting.popleft()
-                return [task]
-            group: list[_Append] = []
-            rows = 0
-            while self._waiting and rows < GROUP_ROWS and isinstance(work := self._waiting[0], _Append):
-                self._waiting.popleft()
-                group.append(work)
-                rows += len(work.rows)
-            return group
+    def _refuse_if_full(self, size: int, bound: int) -> None:
+        self._look_again()
+        over = self._writer.used + self._writer.coming + size - bound
+        if over > 0:
+            wait = self._drain.seconds_for((over + ROOM * bound) / self._row_bytes)
+            text = (
+                f"the event log {self.path} holds {self._writer.used} of {self.max_bytes} bytes and {self._consumer} has yet to take them; "
+                "is it running?"
+            )
+            raise LogFull(wait or self._retry_after_seconds, text)
 
-    def _commit(self, group: "list[_Append] | list[_Task]") -> None:
-        failure: Exception | None = None
-        results: list[Any] = []
-        transaction = group[0].transaction
-        try:
-            if self._writer is None:
-                self._writer = self._connect()
-            if transaction:
-                self._writer.execute("BEGIN IMMEDIATE")
-            results = [work.apply(self._writer) for work in group]
-            if transaction:
-                self._writer.execute("COMMIT")
-        except Exception as error:
-            failure = os_error(error, self.path) if isinstance(error, sqlite3.Error) else error
-            self._abandon()
-        used = self._used
-        if self._writer:
-            with contextlib.suppress(sqlite3.Error):
-                used = self._measure(self._writer)
-        with self._changed:
-            self._used = used
-            self._waiting_bytes -= sum(work.size for work in group)
-        if failure:
-            for failed in group:
-                failed.future.set_exception(failure)
+    def _refuse_if_old(self, bound_seconds: float) -> None:
+        if self._oldest_at is None:
+            # Nothing waited: the oldest will be what comes now, or what another process brings.
+            self._oldest_at = utc_now()
+        if (utc_now() - self._oldest_at).total_seconds() <= bound_seconds:
             return
-        futures: list[Future[Any]] = [work.future for work in group]
-        for future, result in zip(futures, results, strict=True):
-            future.set_result(result)
-
-    def _abandon(self) -> None:
-        """Roll back. A connection that saw an I/O error is not trusted again."""
-        if self._writer:
-            with contextlib.suppress(sqlite3.Error):
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-            with contextlib.suppress(sqlite3.Error):
-                self._writer.close()
-        self._writer = None
+        self._look_again()
+        age = utc_now() - self._oldest_at if self._oldest_at else timedelta(0)
+        if age.total_seconds() > bound_seconds:
+            wait = self._drain.seconds_until_younger(age.total_seconds() - bound_seconds)
+            text = (
+                f"the oldest event in {self.path} has waited {age.total_seconds():.0f} s for {self._consumer}, over the bound of "
+                f"{bound_seconds:.0f} s; is it running?"
+            )
+            raise LogFull(wait or self._retry_after_seconds, text)
 
 
-class _Append:
-    """Rows to store in one transaction with others, and who waits for them."""
-
-    transaction = True
-
-    def __init__(self, rows: Sequence[Row], size: int) -> None:
-        self.rows, self.size = rows, size
-        self.future: Future[list[bool]] = Future()
-
-    def apply(self, db: sqlite3.Connection) -> list[bool]:
-        return append(db, self.rows)
-
-
-class _Task:
-    """Any other change, alone in its transaction."""
-
-    size = 0
-
-    def __init__(self, action: Callable[[sqlite3.Connection], Any], transaction: bool) -> None:
-        self.apply, self.transaction = action, transaction
-        self.future: Future[Any] = Future()
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
