@@ -70,11 +70,20 @@ class GalleryPicture(msgspec.Struct, frozen=True, kw_only=True):
     png: bytes
 
 
+class WithFlagged(msgspec.Struct, frozen=True, kw_only=True):
+    """The same experiment with flagged events counted like any other: units per weight period, the primary metric per arm."""
+
+    periods: list[WeightPeriod]
+    primary: dict[str, Moments | QuantileFacts]
+
+
 class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """All that a report needs. `metrics[name][arm]`; `latency[arm]`: mean latency in ms per unit.
 
-    `multiple_exposure` units saw more than one arm: they are left out of every figure of the arms. Events with any
-    flag set are left out of `metrics`; `flagged_events` counts them. `bot_units` are units with a bot flag.
+    `multiple_exposure` units saw more than one arm: they are left out of every figure of the arms. `flagged_events` have
+    any flag set, `flags[name]` that one. They are left out of every figure of the arms unless `flagged_counted`.
+    `with_flagged` is what the figures would be with them; None where there are none, or they are counted anyway.
+    `bot_units` are units with a bot flag.
     """
 
     experiment: str
@@ -90,3 +99,6 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     periods: list[WeightPeriod]
     metrics: dict[str, dict[str, Moments | QuantileFacts]]
     latency: dict[str, Moments]
+    flags: dict[str, int] = msgspec.field(default_factory=dict)
+    flagged_counted: bool = False
+    with_flagged: WithFlagged | None = None

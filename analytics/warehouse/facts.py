@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from analytics.events import flag_names
 from analytics.experiment import Experiment, Metric
-from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, WeightPeriod
+from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, WeightPeriod, WithFlagged
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.controls import experiment_names, first_start, read_controls, read_definition, weight_periods
 from analytics.warehouse.moments import exposed, exposed_once, read_moments
@@ -38,26 +39,36 @@ class _Exposure(NamedTuple):
     multiple: int
 
 
+_Stretches = list[tuple[datetime, dict[str, float]]]
+
+
 def read_facts(
-    warehouse: Warehouse, name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None = None
+    warehouse: Warehouse,
+    name: str,
+    experiment: Experiment,
+    metrics: Mapping[str, Metric],
+    as_of: datetime | None = None,
+    *,
+    flagged: bool = False,
 ) -> ExperimentFacts:
     """All that a report on experiment `name` needs, from events received by `as_of` (None: all).
 
     An event counts once, by event_id. Its time is `occurred_at`, or `received_at` if that is earlier (a clock ahead). A unit
     belongs to the arm of its exposures; with exposures in two arms, in any arms, it is counted in `multiple_exposure` and left
-    out of all else. A unit's total is over its unflagged events from its first exposure on, for at most `window_hours`; kinds
+    out of all else. With `flagged`, flagged events count like any other; else they count nowhere, and `with_flagged` tells the
+    difference. A unit's total is over its events that count, from its first exposure on, for at most `window_hours`; kinds
     that the gateway itself logs (generation, image) count from the start, as their order against the exposure is the
     gateway's own. A unit without events counts as 0; `cap` bounds the unit's total (quantile: the event's value).
     `preference` events count only where the winner's arm is the unit's. Late events: received over 72 hours after they
     occurred. A quantile without any event in an arm has no entry for that arm. Raises LookupError (no tables), OSError.
     """
-    scope = Scope(name, as_of)
+    scope = Scope(name, as_of, flagged)
     arms = list(experiment.arms)
     totals = _totals(warehouse, scope)
     controls = read_controls(warehouse, scope)
     started_at = first_start(controls) or _first_exposure(warehouse, scope, arms)
-    periods = weight_periods(controls, experiment, started_at) if started_at else []
-    exposure = _exposure(warehouse, scope, arms, [at for at, _ in periods])
+    stretches = weight_periods(controls, experiment, started_at) if started_at else []
+    exposure = _exposure(warehouse, scope, arms, [at for at, _ in stretches])
     result = read_moments(warehouse, scope, arms, {key: m for key, m in metrics.items() if m.kind != "quantile"})
     tables: dict[str, dict[str, Moments | QuantileFacts]] = {key: dict(by_arm) for key, by_arm in result.metrics.items()}
     for key, metric in metrics.items():
@@ -91,13 +102,47 @@ def read_facts(
             )
             for arm in arms
         ],
-        periods=[
-            WeightPeriod(started_at=at, weights=weights, units={arm: by_arm.get(arm, 0) for arm in arms})
-            for (at, weights), by_arm in zip(periods, exposure.by_period, strict=True)
-        ],
+        periods=_periods(stretches, exposure, arms),
         metrics=tables,
         latency=result.latency,
+        flags=_flags(warehouse, scope) if totals.flagged else {},
+        flagged_counted=flagged,
+        with_flagged=_with_flagged(warehouse, name, experiment, metrics, as_of, stretches) if totals.flagged and not flagged else None,
     )
+
+
+def _with_flagged(
+    warehouse: Warehouse, name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None, stretches: _Stretches
+) -> WithFlagged:
+    """What the sample ratio and the primary metric are made of, flagged events counted."""
+    scope, arms, key = Scope(name, as_of, flagged=True), list(experiment.arms), experiment.primary
+    exposure = _exposure(warehouse, scope, arms, [at for at, _ in stretches])
+    metric = metrics.get(key)
+    primary: dict[str, Moments | QuantileFacts]
+    if key == "latency_p95_ms":
+        primary = dict(read_quantile(warehouse, scope, arms, LATENCY, 0.95))
+    elif metric is not None and metric.quantile is not None:
+        primary = dict(read_quantile(warehouse, scope, arms, metric_events(metric), metric.quantile))
+    else:
+        primary = dict(read_moments(warehouse, scope, arms, {key: metric} if metric else {}).metrics.get(key, {}))
+    return WithFlagged(periods=_periods(stretches, exposure, arms), primary=primary)
+
+
+def _periods(stretches: _Stretches, exposure: _Exposure, arms: list[str]) -> list[WeightPeriod]:
+    return [
+        WeightPeriod(started_at=at, weights=weights, units={arm: by_arm.get(arm, 0) for arm in arms})
+        for (at, weights), by_arm in zip(stretches, exposure.by_period, strict=True)
+    ]
+
+
+def _flags(warehouse: Warehouse, scope: Scope) -> dict[str, int]:
+    """Events by flag; an event with two flags is in both."""
+    sql = f"SELECT flags, count() FROM {scope.events('event_id, flags', '1')} WHERE flags != 0 GROUP BY flags ORDER BY flags"
+    counts: dict[str, int] = {}
+    for flags, count in warehouse.query(sql, scope.parameters):
+        for flag in flag_names(int(flags)):
+            counts[flag] = counts.get(flag, 0) + int(count)
+    return dict(sorted(counts.items()))
 
 
 def _totals(warehouse: Warehouse, scope: Scope) -> _Totals:
@@ -142,8 +187,8 @@ def _exposure(warehouse: Warehouse, scope: Scope, arms: list[str], starts: list[
 
 
 def _generations_without_exposure(warehouse: Warehouse, scope: Scope) -> int:
-    generations = scope.events("event_id, unit", "kind = 'generation' AND flags = 0")
-    exposures = scope.events("event_id, unit", "kind = 'exposure' AND flags = 0")
+    generations = scope.events("event_id, unit", f"kind = 'generation' AND {scope.counted}")
+    exposures = scope.events("event_id, unit", f"kind = 'exposure' AND {scope.counted}")
     rows = warehouse.query(f"SELECT count() FROM {generations} WHERE unit NOT IN (SELECT unit FROM {exposures})", scope.parameters)
     return int(rows[0][0])
 

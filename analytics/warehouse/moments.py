@@ -31,8 +31,8 @@ class _Column(NamedTuple):
 
 
 def exposed(scope: Scope) -> str:
-    """A subquery of (unit, first_arm, exposed_at in microseconds, chance, several): one row per unit with an unflagged exposure."""
-    exposures = scope.events(f"event_id, unit, arm, propensity, {TIME} AS at", "kind = 'exposure' AND flags = 0 AND unit != ''")
+    """A subquery of (unit, first_arm, exposed_at in microseconds, chance, several): one row per unit with an exposure that counts."""
+    exposures = scope.events(f"event_id, unit, arm, propensity, {TIME} AS at", f"kind = 'exposure' AND {scope.counted} AND unit != ''")
     return f"""(SELECT unit, argMin(arm, (at, event_id)) AS first_arm, min(at) AS exposed_at,
         argMin(tuple(propensity), (at, event_id)).1 AS chance, uniqExact(arm) > 1 AS several FROM {exposures} GROUP BY unit)"""
 
@@ -63,7 +63,7 @@ def read_moments(warehouse: Warehouse, scope: Scope, arms: Sequence[str], metric
     kinds = {kind for metric in metrics.values() for kind in (metric.event, metric.denominator) if kind} | {"generation", "image"}
     events = scope.events(
         f"event_id, kind, unit, arm, value, {TIME} AS at, status = 'failed' AS failed, queue_ms + service_ms AS ms",
-        "kind IN {kinds:Array(String)} AND flags = 0 AND unit != ''",
+        f"kind IN {{kinds:Array(String)}} AND {scope.counted} AND unit != ''",
     )
     timed = "e.kind = 'generation' AND NOT e.failed AND e.ms IS NOT NULL"
     totals = [f"{c.numerator} AS n{i}, {c.denominator or 1} AS d{i}" for i, c in enumerate(columns)]

@@ -81,7 +81,7 @@ def latency_median(warehouse: Warehouse, scope: Scope, arms: Sequence[str]) -> d
 def _joined(scope: Scope, arms: Sequence[str], events: Events) -> tuple[str, dict[str, Any]]:
     chosen = scope.events(
         f"event_id, unit, arm, assumeNotNull(toFloat64({events.number})) AS number, {TIME} AS at",
-        f"kind = {{kind:String}} AND flags = 0 AND unit != '' AND {events.where}",
+        f"kind = {{kind:String}} AND {scope.counted} AND unit != '' AND {events.where}",
     )
     sql = f"""(SELECT x.unit AS unit, x.first_arm AS first_arm, e.number AS number
         FROM {chosen} AS e INNER JOIN {exposed_once(scope)} AS x ON e.unit = x.unit WHERE {in_window(events.kind, events.window_hours)})"""

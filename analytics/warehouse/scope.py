@@ -7,10 +7,16 @@ from analytics.warehouse.rows import microseconds
 
 
 class Scope(NamedTuple):
-    """The events of `experiment` that had been received by `as_of` (None: all)."""
+    """The events of `experiment` that had been received by `as_of` (None: all). `flagged`: flagged events count like any other."""
 
     experiment: str
     as_of: datetime | None
+    flagged: bool = False
+
+    @property
+    def counted(self) -> str:
+        """The condition under which an event counts."""
+        return "1" if self.flagged else "flags = 0"
 
     @property
     def parameters(self) -> dict[str, Any]:
