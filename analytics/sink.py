@@ -50,7 +50,7 @@ class Sink:
     def erase(self, unit: str) -> int:
         """Delete a unit from log and warehouse, with no batch on its way between them. Returns how many rows."""
         with self._turn:
-            return self._log.erase(unit) + self._warehouse.erase(unit)
+            return self._log.erase(unit) + self._warehouse.erase(unit).event_rows
 
     def _resume(self, limit: int) -> int:
         """Repeat the range that may have been cut short, exactly, so that its token is known; then go on."""

@@ -1,34 +1,33 @@
-"""The warehouse: one connection per running call, exact inserts, queries, erasure."""
+"""The warehouse: exact inserts, queries, erasure, from any thread."""
 
-import fcntl
 import os
-import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-import clickhouse_connect
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError
+import pyarrow as pa
+from clickhouse_connect.driver.exceptions import DatabaseError
 
-from analytics.events import Event, utc_now
+from analytics.events import Event
+from analytics.warehouse import schema
 from analytics.warehouse.address import Address, parse_address
-from analytics.warehouse.ddl import MIGRATIONS, SCHEMA_MIGRATIONS
-from analytics.warehouse.rows import RowsRejected, to_arrow
+from analytics.warehouse.connections import Connections, WarehouseLocked, first_line
+from analytics.warehouse.ddl import Layout
+from analytics.warehouse.dirty import mark_days
+from analytics.warehouse.erasure import Erased, Erasures, erase, read_erasures
+from analytics.warehouse.rows import RowsRejected, days_of, to_arrow
+from analytics.warehouse.schema import Retention, SchemaIsNewer
 
-IDLE_CLIENTS = 4
+__all__ = ["Erased", "Erasures", "Retention", "RowsRejected", "SchemaIsNewer", "Warehouse", "WarehouseLocked"]
+
 QUERY_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
 # async_insert is on by default in new servers and forgets tokens; a batch of a backfill may span more than 100 days.
 INSERT_SETTINGS = {"async_insert": 0, "deduplicate_blocks_in_dependent_materialized_views": 1, "max_partitions_per_insert_block": 0}
-UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
+# Every shard has its rows before the insert is answered; a table of events has one row per event on one shard only.
+CLUSTER_INSERT_SETTINGS = {**INSERT_SETTINGS, "insert_distributed_sync": 1}
 # Errors of data, not of the moment: CANNOT_PARSE_TEXT, CANNOT_PARSE_NUMBER, TYPE_MISMATCH, ARGUMENT_OUT_OF_BOUND, CANNOT_CONVERT_TYPE,
 # INCORRECT_DATA, VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN, VIOLATED_CONSTRAINT, DECIMAL_OVERFLOW
 DATA_ERRORS = frozenset({6, 72, 53, 69, 70, 117, 321, 349, 469, 407})
-
-
-class WarehouseLocked(OSError):
-    """Another process has this embedded warehouse open; only one can."""
 
 
 class Warehouse:
@@ -39,22 +38,19 @@ class Warehouse:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._lock = threading.Lock()
-        self._idle: list[Any] = []
-        self._closed = False
-        # Asked first, because chDB writes its own refusal to the terminal.
-        if address.embedded and _is_locked(folder := Path(address.arguments["path"])) and _holder(folder) != os.getpid():
-            raise self._locked()
-        client = self._connect(None)
+        self.connections = Connections(address)
+        self.layout = Layout(address.database, address.cluster)
+        self._client = self.connections.client
+        self._erasures: Erasures | None = None
         try:
-            if address.embedded:
-                client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(address.database)}")
-        finally:
-            client.close()
+            schema.check_not_newer(self.connections, self.layout)
+        except BaseException:
+            self.connections.close()
+            raise
 
     @classmethod
     def open(cls, url: str) -> "Warehouse":
-        """Connect. Raises ValueError (a wrong URL), WarehouseLocked, OSError (out of reach) and ImportError (chDB is not installed)."""
+        """Connect. Raises ValueError (a wrong URL), WarehouseLocked, SchemaIsNewer, OSError (out of reach), ImportError (no chDB)."""
         return cls(parse_address(url, os.environ))
 
     @property
@@ -62,28 +58,42 @@ class Warehouse:
         """The URL without its password."""
         return self._address.shown
 
-    def migrate(self) -> list[str]:
-        """Create or update the tables; again: nothing. Returns the names of the migrations applied now."""
-        client = self._connect(None)
-        try:
-            client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(self._address.database)}")
-        finally:
-            client.close()
+    @property
+    def embedded(self) -> bool:
+        """Whether this process is the server (chDB)."""
+        return self._address.embedded
+
+    def schema_version(self) -> int:
+        """The version of the tables; 0 before `migrate`. Raises OSError."""
+        return schema.schema_version(self.connections)
+
+    def migrate(self, retention: Retention | None = None) -> list[str]:
+        """Create or update the tables; again: nothing. Returns what was done, in words. See `schema.migrate`."""
+        return schema.migrate(self.connections, self.layout, retention)
+
+    def insert_exact(self, token: str, table: pa.Table, *, into: str = "events") -> None:
+        """One insert of `rows.to_arrow`'s table under a deduplication token; the same call again changes nothing.
+
+        The same token must always come with the same rows: name the exact range, and the topic's id, in it. Events of days
+        that are rolled up already mark them to be rebuilt. Raises RowsRejected when the data is at fault, OSError and
+        LookupError otherwise; after any of them the call may be made again.
+        """
+        settings = CLUSTER_INSERT_SETTINGS if self._address.cluster else INSERT_SETTINGS
+        if table.num_rows == 0:
+            return
         with self._client() as client:
-            client.command(SCHEMA_MIGRATIONS)
-            done = {row[0] for row in client.query("SELECT version FROM schema_migrations").result_rows}
-            applied = []
-            for migration in MIGRATIONS:
-                if migration.version not in done:
-                    for statement in migration.statements:
-                        client.command(statement)
-                    row = [migration.version, migration.name, utc_now()]
-                    client.insert("schema_migrations", [row], column_names=["version", "name", "applied_at"])
-                    applied.append(f"{migration.version} {migration.name}")
-        return applied
+            try:
+                client.insert_arrow(into, table, settings={**settings, "insert_deduplication_token": token})
+            except DatabaseError as error:
+                if error.code in DATA_ERRORS:
+                    raise RowsRejected(first_line(error)) from error
+                raise
+            # After the rows: whoever sees the mark sees them. Cut in between, the insert is repeated, and so is the mark.
+            if into == "events":
+                mark_days(client, days_of(table), token)
 
     def insert(self, log_name: str, first: int, last: int, events: Sequence[Event]) -> None:
-        """Put positions `first`..`last` of a log into the table, exactly once however often and wherever this is cut short.
+        """Put positions `first`..`last` of a local log into the table, exactly once however often and wherever this is cut short.
 
         The range is noted before the insert and after it, and the insert carries the range as its deduplication token. A
         range already in does nothing. Raises RowsRejected when the data is at fault, ValueError for a range that only
@@ -91,7 +101,7 @@ class Warehouse:
         """
         if not 0 < first <= last:
             raise ValueError(f"the range {first}..{last} is not one; give 0 < first <= last")
-        table = to_arrow(events) if events else None
+        table = to_arrow(events, log_name=log_name) if events else None
         with self._client() as client:
             before, _ = self._state(client, log_name)
             if last <= before:
@@ -99,18 +109,13 @@ class Warehouse:
             if first <= before:
                 raise ValueError(f"the range {first}..{last} of {log_name} begins before {before + 1}, the next position to put in")
             self._note(client, log_name, first - 1, last)
-            if table is not None:
-                token = {"insert_deduplication_token": f"{log_name}:{first}-{last}"}
-                try:
-                    client.insert_arrow("events", table, settings={**INSERT_SETTINGS, **token})
-                except DatabaseError as error:
-                    if error.code in DATA_ERRORS:
-                        raise RowsRejected(_first_line(error)) from error
-                    raise
+        if table is not None:
+            self.insert_exact(f"{log_name}:{first}-{last}", table)
+        with self._client() as client:
             self._note(client, log_name, last, 0)
 
     def position(self, log_name: str) -> int:
-        """The last position of a log that is in; 0 for none."""
+        """The last position of a local log that is in; 0 for none."""
         with self._client() as client:
             return self._state(client, log_name)[0]
 
@@ -125,31 +130,18 @@ class Warehouse:
             rows: list[tuple[Any, ...]] = list(client.query(sql, parameters=dict(parameters or {}), settings=QUERY_SETTINGS).result_rows)
         return rows
 
-    def erase(self, unit: str) -> int:
-        """Delete a unit's rows from every table and check that they are gone. Returns how many. Raises OSError.
+    def erase(self, unit: str, at: datetime | None = None) -> Erased:
+        """Delete a unit from every table; see `erasure.erase`. Raises OSError when anything is left: ask again."""
+        return erase(self.connections, self.layout, unit, at)
 
-        Rewrites the parts that hold them; chDB takes about 0.1 s for each day in the table.
-        """
-        parameters = {"unit": unit}
-        count = "SELECT count() FROM events WHERE unit = {unit:String}"
-        with self._client() as client:
-            ((found,),) = client.query(count, parameters=parameters).result_rows
-            if found:
-                client.command(
-                    "ALTER TABLE events DELETE WHERE unit = {unit:String}", parameters=parameters, settings={"mutations_sync": 2}
-                )
-            ((left,),) = client.query(count, parameters=parameters).result_rows
-        if left:
-            raise OSError(f"{left} events of the unit are still in {self.shown}; erase again")
-        return int(found)
+    def erasures(self) -> Erasures:
+        """Who was erased, as of this call: one small query, and a second one when there are new erasures. Raises OSError, LookupError."""
+        self._erasures = read_erasures(self.connections, self._erasures)
+        return self._erasures
 
     def close(self) -> None:
         """Close all connections; those in use are closed when their call ends. A second call does nothing."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for client in idle:
-            client.close()
+        self.connections.close()
 
     @staticmethod
     def _state(client: Any, log_name: str) -> tuple[int, int]:
@@ -162,84 +154,3 @@ class Warehouse:
         row = [log_name, position, pending, 2 * position + (pending > 0)]
         columns = ["log_name", "position", "pending", "version"]
         client.insert("log_positions", [row], column_names=columns, settings={"async_insert": 0})
-
-    @contextmanager
-    def _client(self) -> Iterator[Any]:
-        # A client serialises its calls: so one for each call in flight.
-        with self._lock:
-            if self._closed:
-                raise ValueError(f"the warehouse {self.shown} is closed")
-            client = self._idle.pop() if self._idle else None
-        if client is None:
-            client = self._connect(self._address.database)
-        try:
-            yield client
-        except DatabaseError as error:
-            if error.code in {UNKNOWN_TABLE, UNKNOWN_DATABASE}:
-                raise LookupError(f"the warehouse {self.shown} has no tables yet; run `salon migrate` ({_first_line(error)})") from error
-            raise OSError(f"the warehouse {self.shown} refuses: {_first_line(error)}") from error
-        except ClickHouseError as error:
-            raise OSError(f"the warehouse {self.shown} fails: {_first_line(error)}") from error
-        finally:
-            with self._lock:
-                keep = not self._closed and len(self._idle) < IDLE_CLIENTS
-                if keep:
-                    self._idle.append(client)
-            if not keep:
-                client.close()
-
-    def _connect(self, database: str | None) -> Any:
-        address = self._address
-        if address.embedded:
-            Path(address.arguments["path"]).mkdir(parents=True, exist_ok=True)
-        else:
-            database = database or "default"
-        try:
-            return clickhouse_connect.get_client(database=database, **address.arguments)
-        except ImportError as error:
-            raise ImportError(f"the warehouse {address.shown} needs chDB: pip install 'salon[local]'", name="chdb") from error
-        except ClickHouseError as error:
-            line = _first_line(error)
-            if address.embedded and _is_locked(Path(address.arguments["path"])):
-                raise self._locked() from error
-            if getattr(error, "code", None) == UNKNOWN_DATABASE:
-                raise LookupError(f"the warehouse {address.shown} has no database {database!r}; run `salon migrate`") from error
-            raise OSError(f"the warehouse {address.shown} cannot be opened: {line}") from error
-
-    def _locked(self) -> WarehouseLocked:
-        return WarehouseLocked(
-            f"the warehouse {self.shown} is open in another process (salon serve or salon sink); stop it, or ask it over HTTP"
-        )
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether somebody holds ClickHouse's lock on its `status` file."""
-    try:
-        handle = os.open(folder / "status", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _holder(folder: Path) -> int | None:
-    """The process that last wrote ClickHouse's `status` file; None when that cannot be read."""
-    try:
-        found = re.search(r"^PID: (\d+)$", (folder / "status").read_text("utf-8", "replace"), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) if found else None
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
-
-
-def _first_line(error: Exception) -> str:
-    # A request's URL in a message may carry credentials.
-    return re.sub(r"://[^/@\s]*@", "://", str(error).split("\n")[0])[:500]

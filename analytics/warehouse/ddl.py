@@ -1,6 +1,15 @@
-"""The tables, as numbered migrations. A released migration never changes: append another."""
+"""The tables, as numbered migrations, for one server and for a cluster. A released migration never changes: append another.
+
+The form for a cluster is parsed by the tests and has never run: no cluster was at hand.
+"""
+
+from collections.abc import Sequence
 
 import msgspec
+
+WINDOW_SECONDS = 604_800
+SHARDED = frozenset({"events", "exposures", "unit_daily"})
+GENERATION_COMMENT = "generation "
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -11,17 +20,92 @@ class Migration(msgspec.Struct, frozen=True):
     statements: tuple[str, ...]
 
 
-SCHEMA_MIGRATIONS = """
-CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32, name String, applied_at DateTime64(6, 'UTC'))
-ENGINE = ReplacingMergeTree(applied_at) ORDER BY version
-"""
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the MergeTree family. `window`: how many insert tokens it remembers; None: it forgets them."""
+
+    name: str
+    columns: str
+    engine: str
+    arguments: str = ""
+    keys: str
+    window: int | None = None
+    comment: str = ""
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """Where tables lie: on one server (`cluster` None), or on every node of a cluster, with SHARDED ones split by unit."""
+
+    database: str
+    cluster: str | None = None
+
+    @property
+    def on_cluster(self) -> str:
+        """To stand after the table's name in DDL."""
+        return f" ON CLUSTER {quoted(self.cluster)}" if self.cluster else ""
+
+    def local(self, name: str) -> str:
+        """The table that holds the rows, for ALTER and for views: `name` itself, or each node's part of it."""
+        sharded = name in SHARDED or name.rpartition("_")[0] in SHARDED
+        return f"{name}_local" if self.cluster and sharded else name
+
+    def create(self, table: Table) -> tuple[str, ...]:
+        """CREATE TABLE, and for a sharded table of a cluster the Distributed one in front of it."""
+        local = self.local(table.name)
+        settings = ["fsync_after_insert = 1", "fsync_part_directory = 1"]
+        engine, arguments = table.engine, [table.arguments] if table.arguments else []
+        if self.cluster:
+            shard = "{shard}" if table.name in SHARDED else "all"
+            engine = f"Replicated{engine}"
+            # A name that EXCHANGE TABLES cannot make wrong: it counts generations.
+            arguments = [f"'/clickhouse/tables/{shard}/{self.database}/{table.name}_g1'", "'{replica}'", *arguments]
+        if table.window and self.cluster:
+            settings[:0] = [
+                f"replicated_deduplication_window = {table.window}",
+                f"replicated_deduplication_window_seconds = {WINDOW_SECONDS}",
+            ]
+        elif table.window:
+            settings[:0] = [f"non_replicated_deduplication_window = {table.window}"]
+        comment = f"\nCOMMENT '{table.comment}'" if table.comment else ""
+        rows = (
+            f"CREATE TABLE IF NOT EXISTS {local}{self.on_cluster}\n({table.columns})\n"
+            f"ENGINE = {engine}({', '.join(arguments)})\n{table.keys}\nSETTINGS {', '.join(settings)}{comment}"
+        )
+        return (rows,) if local == table.name else (rows, self.distributed(table.name))
+
+    def distributed(self, name: str) -> str:
+        """The table that reads every shard's part of `name` and sends each row to its unit's shard."""
+        front = f"Distributed({text(self.cluster or '')}, {text(self.database)}, {text(self.local(name))}, cityHash64(unit))"
+        return f"CREATE TABLE IF NOT EXISTS {name}{self.on_cluster} AS {self.local(name)} ENGINE = {front}"
+
+    def alter(self, name: str, change: str) -> str:
+        """ALTER TABLE of the rows, on every node."""
+        return f"ALTER TABLE {self.local(name)}{self.on_cluster} {change}"
+
+    def add_columns(self, name: str, columns: Sequence[str]) -> tuple[str, ...]:
+        """ALTER TABLE of the rows and of the Distributed table in front of them."""
+        change = ", ".join(f"ADD COLUMN IF NOT EXISTS {column}" for column in columns)
+        rows = self.alter(name, change)
+        return (rows,) if self.local(name) == name else (rows, f"ALTER TABLE {name}{self.on_cluster} {change}")
+
+    def view(self, name: str, target: str, select: str) -> str:
+        """An incremental materialized view that writes to `target`, shard by shard."""
+        return f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name}{self.on_cluster} TO {self.local(target)} AS\n{select}"
+
+
+SCHEMA_MIGRATIONS = Table(
+    name="schema_migrations",
+    columns="version UInt32, name String, applied_at DateTime64(6, 'UTC')",
+    engine="ReplacingMergeTree",
+    arguments="applied_at",
+    keys="ORDER BY version",
+)
 
 # The first to arrive of two rows with one event_id stays (`earliest` is greatest for the smallest received_at), so that a late
 # duplicate cannot change a report as of an earlier time. `day` comes from the UUIDv7, which no retry changes: both rows then meet
 # in one partition. With fsync, what a position says is in the table survives a power cut.
-EVENTS = """
-CREATE TABLE IF NOT EXISTS events
-(
+EVENTS = Table(
+    name="events",
+    columns="""
     event_id UUID,
     kind LowCardinality(String),
     occurred_at DateTime64(6, 'UTC') CODEC(Delta, ZSTD(1)),
@@ -49,19 +133,125 @@ CREATE TABLE IF NOT EXISTS events
     schema_version UInt16,
     day Date MATERIALIZED toDate(UUIDv7ToDateTime(event_id, 'UTC')),
     earliest UInt64 MATERIALIZED 18446744073709551615 - toUInt64(greatest(0, toUnixTimestamp64Micro(received_at)))
+""",
+    engine="ReplacingMergeTree",
+    arguments="earliest",
+    keys="PARTITION BY toYYYYMMDD(day)\nORDER BY (experiment, kind, day, unit, event_id)",
+    window=10_000,
 )
-ENGINE = ReplacingMergeTree(earliest)
-PARTITION BY toYYYYMMDD(day)
-ORDER BY (experiment, kind, day, unit, event_id)
-SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1
-"""
 
 # One row says "everything of this log up to `position` is in"; with `pending` > 0 also "the range after it up to `pending` has
 # been begun". `version` orders the two.
-LOG_POSITIONS = """
-CREATE TABLE IF NOT EXISTS log_positions (log_name String, position UInt64, pending UInt64, version UInt64)
-ENGINE = ReplacingMergeTree(version) ORDER BY log_name
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1
-"""
+LOG_POSITIONS = Table(
+    name="log_positions",
+    columns="log_name String, position UInt64, pending UInt64, version UInt64",
+    engine="ReplacingMergeTree",
+    arguments="version",
+    keys="ORDER BY log_name",
+)
 
-MIGRATIONS = (Migration(1, "events and log positions", (EVENTS, LOG_POSITIONS)),)
+# Where a row came from: the log, and for Kafka the partition and the record's offset (-1: no Kafka).
+ORIGINS = (
+    "sent_at Nullable(DateTime64(6, 'UTC')) CODEC(ZSTD(1))",
+    "log_name LowCardinality(String)",
+    "log_partition Int32 DEFAULT -1 CODEC(ZSTD(1))",
+    "log_offset Int64 DEFAULT -1 CODEC(Delta, ZSTD(1))",
+)
+
+# First exposures per unit. Only states that a repeated or reordered row cannot change: an incremental view may see both.
+# Every column but the two keys is an aggregate: whatever merges here, merges the same way.
+EXPOSURES = Table(
+    name="exposures",
+    columns="""
+    experiment LowCardinality(String),
+    unit String CODEC(ZSTD(1)),
+    exposed_at SimpleAggregateFunction(min, Int64),
+    first_arm AggregateFunction(argMin, String, Tuple(Int64, UUID)),
+    chance AggregateFunction(argMin, Tuple(Nullable(Float64)), Tuple(Int64, UUID)),
+    arms AggregateFunction(groupUniqArray, String)
+""",
+    engine="AggregatingMergeTree",
+    keys="ORDER BY (experiment, unit)",
+    window=10_000,
+)
+EXPOSURE_STATES = """SELECT e.experiment AS experiment, e.unit AS unit,
+    min(least(toUnixTimestamp64Micro(e.occurred_at), toUnixTimestamp64Micro(e.received_at))) AS exposed_at,
+    argMinState(toString(e.arm), tuple(least(toUnixTimestamp64Micro(e.occurred_at), toUnixTimestamp64Micro(e.received_at)), e.event_id))
+        AS first_arm,
+    argMinState(tuple(e.propensity), tuple(least(toUnixTimestamp64Micro(e.occurred_at), toUnixTimestamp64Micro(e.received_at)), e.event_id))
+        AS chance,
+    groupUniqArrayState(toString(e.arm)) AS arms
+FROM {events} AS e {final}
+WHERE e.kind = 'exposure' AND e.flags = 0 AND e.unit != '' {where}
+GROUP BY e.experiment, e.unit"""
+
+# Per unit and day of the event, rebuilt whole by `analytics.warehouse.rollups`; never written otherwise.
+UNIT_DAILY = Table(
+    name="unit_daily",
+    columns="""
+    experiment LowCardinality(String),
+    kind LowCardinality(String),
+    arm LowCardinality(String),
+    day Date,
+    unit String CODEC(ZSTD(1)),
+    n UInt64 CODEC(ZSTD(1)),
+    flagged UInt64 CODEC(ZSTD(1)),
+    valued UInt64 CODEC(ZSTD(1)),
+    value Float64 CODEC(ZSTD(1)),
+    first_at Int64 CODEC(ZSTD(1)),
+    last_at Int64 CODEC(ZSTD(1))
+""",
+    engine="MergeTree",
+    keys="PARTITION BY toYYYYMMDD(day)\nORDER BY (experiment, kind, day, unit, arm)",
+)
+
+# One row for each reason to rebuild a day. The same reason twice is one row; cleared wins over set.
+DIRTY_DAYS = Table(
+    name="dirty_days",
+    columns="day Date, reason String, at DateTime64(6, 'UTC'), cleared UInt8",
+    engine="ReplacingMergeTree",
+    arguments="cleared",
+    keys="ORDER BY (day, reason)\nTTL toDateTime(at) + toIntervalDay(30) DELETE WHERE cleared = 1",
+)
+ERASURES = Table(
+    name="erasures",
+    columns="unit_hash String, at DateTime64(6, 'UTC')",
+    engine="ReplacingMergeTree",
+    arguments="at",
+    keys="ORDER BY unit_hash",
+)
+SALTS = Table(name="erasure_salts", columns="salt String", engine="ReplacingMergeTree", keys="ORDER BY salt")
+NEW_SALT = """INSERT INTO erasure_salts SELECT lower(hex(randomString(32))) AS salt
+WHERE (SELECT count() FROM erasure_salts) = 0 SETTINGS async_insert = 0"""
+
+EVERY_DAY = """INSERT INTO dirty_days SELECT DISTINCT day, 'migration 2' AS reason, now64(6, 'UTC') AS at, 0 AS cleared FROM events
+SETTINGS async_insert = 0"""
+
+
+def migrations(layout: Layout) -> tuple[Migration, ...]:
+    """All of them, oldest first."""
+    first = (*layout.create(EVENTS), *layout.create(LOG_POSITIONS))
+    events, exposures = layout.local("events"), layout.local("exposures")
+    second = (
+        *layout.add_columns("events", ORIGINS),
+        *(statement for table in (EXPOSURES, UNIT_DAILY, DIRTY_DAYS, ERASURES, SALTS) for statement in layout.create(table)),
+        layout.view("exposures_view", "exposures", EXPOSURE_STATES.format(events=events, final="", where="")),
+        # What was there before the view; a row that the view has seen too changes nothing.
+        f"INSERT INTO {'exposures' if layout.cluster else exposures} {EXPOSURE_STATES.format(events='events', final='', where='')}",
+        EVERY_DAY,
+        NEW_SALT,
+    )
+    return (
+        Migration(1, "events and log positions", first),
+        Migration(2, "origins, exposures, daily rollups, erasures", second),
+    )
+
+
+def quoted(name: str) -> str:
+    """A name as ClickHouse reads it whatever it holds."""
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def text(value: str) -> str:
+    """A string literal."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

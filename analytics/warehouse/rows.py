@@ -1,16 +1,19 @@
 """Events as one Arrow table, in the columns of the `events` table."""
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
+import msgspec
 import pyarrow as pa
 
 from analytics.events import Event
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_DAY = date(1970, 1, 1)
 MICROSECOND = timedelta(microseconds=1)
+MILLISECONDS_PER_DAY = 86_400_000
+DAYS = 1 << 16  # that ClickHouse's Date can hold; it goes round after them
 
 
 class RowsRejected(ValueError):
@@ -29,49 +32,86 @@ def from_microseconds(value: int) -> datetime:
     return EPOCH + value * MICROSECOND
 
 
-def _id(value: UUID | None) -> bytes | None:
-    return None if value is None else value.bytes
-
-
 TIME = pa.timestamp("us", "UTC")
-COLUMNS: tuple[tuple[str, pa.DataType, Callable[[Event], Any]], ...] = (
-    ("event_id", pa.binary(16), lambda e: e.event_id.bytes),
-    ("kind", pa.string(), lambda e: e.kind),
-    ("occurred_at", TIME, lambda e: microseconds(e.occurred_at)),
-    ("received_at", TIME, lambda e: microseconds(e.received_at)),
-    ("route", pa.string(), lambda e: e.route),
-    ("experiment", pa.string(), lambda e: e.experiment),
-    ("arm", pa.string(), lambda e: e.arm),
-    ("variant_digest", pa.string(), lambda e: e.variant_digest),
-    ("unit", pa.string(), lambda e: e.unit),
-    ("propensity", pa.float64(), lambda e: e.propensity),
-    ("generation_id", pa.binary(16), lambda e: _id(e.generation_id)),
-    ("image_id", pa.binary(16), lambda e: _id(e.image_id)),
-    ("position", pa.int32(), lambda e: e.position),
-    ("grid", pa.int32(), lambda e: e.grid),
-    ("value", pa.float64(), lambda e: e.value),
-    ("flags", pa.uint32(), lambda e: e.flags),
-    ("attributes", pa.map_(pa.string(), pa.string()), lambda e: tuple(e.attributes.items())),
-    ("prompt", pa.string(), lambda e: e.prompt),
-    ("seed", pa.int64(), lambda e: e.seed),
-    ("steps", pa.int32(), lambda e: e.steps),
-    ("guidance", pa.float64(), lambda e: e.guidance),
-    ("queue_ms", pa.float64(), lambda e: e.queue_ms),
-    ("service_ms", pa.float64(), lambda e: e.service_ms),
-    ("status", pa.string(), lambda e: e.status),
-    ("schema_version", pa.uint16(), lambda e: e.schema_version),
-)
+WORD = pa.dictionary(pa.int32(), pa.string())
+COLUMNS: dict[str, pa.DataType] = {
+    "event_id": pa.binary(16),
+    "kind": WORD,
+    "occurred_at": TIME,
+    "received_at": TIME,
+    "route": WORD,
+    "experiment": WORD,
+    "arm": WORD,
+    "variant_digest": WORD,
+    "unit": pa.string(),
+    "propensity": pa.float64(),
+    "generation_id": pa.binary(16),
+    "image_id": pa.binary(16),
+    "position": pa.int32(),
+    "grid": pa.int32(),
+    "value": pa.float64(),
+    "flags": pa.uint32(),
+    "attributes": pa.map_(pa.string(), pa.string()),
+    "prompt": pa.string(),
+    "seed": pa.int64(),
+    "steps": pa.int32(),
+    "guidance": pa.float64(),
+    "queue_ms": pa.float64(),
+    "service_ms": pa.float64(),
+    "status": WORD,
+    "schema_version": pa.uint16(),
+    "sent_at": TIME,
+}
+FIELDS = tuple(field.name for field in msgspec.structs.fields(Event))
 
 
-def to_arrow(events: Sequence[Event]) -> pa.Table:
-    """One row per event. Raises RowsRejected when a field does not fit its column; the text names the column."""
-    columns = []
-    for name, kind, read in COLUMNS:
+def to_arrow(
+    events: Sequence[Event], *, log_name: str = "", partition: int | None = None, offsets: Sequence[int] | None = None
+) -> pa.Table:
+    """One row per event, with where it came from: the log, and for Kafka the partition and each record's offset.
+
+    Raises RowsRejected when a field does not fit its column; the text names the column. Raises ValueError for offsets that
+    are not one per event.
+    """
+    if offsets is not None and len(offsets) != len(events):
+        raise ValueError(f"{len(offsets)} offsets for {len(events)} events; give one for each event")
+    # One pass in C over all fields beats one attribute look-up per cell.
+    values = (
+        dict(zip(FIELDS, zip(*map(msgspec.structs.astuple, events), strict=True), strict=True)) if events else dict.fromkeys(FIELDS, ())
+    )
+    columns = {}
+    for name, kind in COLUMNS.items():
         try:
-            # Integers first: a list of datetimes would make pyarrow import pandas.
-            plain = pa.int64() if kind == TIME else kind
-            column = pa.array([read(event) for event in events], plain)
-            columns.append(column.cast(TIME) if kind == TIME else column)
-        except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError) as error:
+            columns[name] = _column(values[name], kind)
+        except (pa.ArrowException, OverflowError, UnicodeError, ValueError, TypeError, AttributeError) as error:
             raise RowsRejected(f"column {name}: {error}") from error
-    return pa.table(columns, names=[name for name, _, _ in COLUMNS])
+    count = len(events)
+    columns["log_name"] = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([log_name], pa.string()))
+    columns["log_partition"] = pa.array([-1 if partition is None else partition] * count, pa.int32())
+    columns["log_offset"] = pa.array([-1] * count if offsets is None else offsets, pa.int64())
+    return pa.table(columns)
+
+
+def days_of(table: pa.Table) -> set[date]:
+    """The days of `to_arrow`'s rows as the column `day` has them: of the UUIDv7's milliseconds; 1970-01-01 for another version."""
+    heads = {value[:7] for value in table.column("event_id").to_pylist()}
+    return {_day(head) for head in heads}
+
+
+def _day(head: bytes) -> date:
+    if head[6] >> 4 != 7:
+        return FIRST_DAY
+    return FIRST_DAY + timedelta(days=int.from_bytes(head[:6], "big") // MILLISECONDS_PER_DAY % DAYS)
+
+
+def _column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
+    if kind == TIME:
+        # Integers first: a list of datetimes would make pyarrow import pandas.
+        return pa.array([None if at is None else microseconds(at) for at in values], pa.int64()).cast(TIME)
+    if kind == WORD:
+        return pa.array(values, pa.string()).dictionary_encode()
+    if kind == pa.binary(16):
+        return pa.array([None if value is None else value.bytes for value in values], kind)
+    if pa.types.is_map(kind):
+        return pa.array([tuple(value.items()) for value in values], kind)
+    return pa.array(values, kind)
