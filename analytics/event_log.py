@@ -70,7 +70,10 @@ class EventLog(Protocol):
 
 
 def open_log(url: str) -> EventLog:
-    """Open `local:DIR`, or `local:DIR?max_bytes=N`. Raises ValueError for a wrong URL, OSError when the folder cannot be used."""
+    """Open `local:DIR`, or `local:DIR?max_bytes=N`. Raises ValueError for another URL, OSError when the folder cannot be used.
+
+    Kafka is no EventLog: the gateway's own is the spool in front of it, and sinks read the topic.
+    """
     from analytics.local_log import LocalLog
 
     folder, max_bytes = parse_log_url(url)
@@ -81,11 +84,13 @@ def parse_log_url(url: str) -> tuple[Path, int]:
     """The folder and the bound in bytes; opens nothing. Raises ValueError."""
     scheme, colon, rest = url.partition(":")
     if scheme == "kafka":
-        raise ValueError(f"[events] log = {_without_password(url)!r}: Kafka is not supported yet; use local:DIR")
+        raise ValueError(
+            f"[events] log = {_without_password(url)!r}: a topic of Kafka cannot be opened as a log on disk; this needs local:DIR"
+        )
     path, _, query = rest.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if scheme != "local" or not colon or not path:
-        raise ValueError(f"[events] log = {_without_password(url)!r}: write local:DIR, for example local:var/events")
+        raise ValueError(f"[events] log = {_without_password(url)!r}: write local:DIR, for example local:var/events, or kafka://host:port/")
     if unknown := sorted(options.keys() - {"max_bytes"}):
         raise ValueError(f"[events] log = {url!r}: unknown option {unknown[0]!r}; the only one is max_bytes")
     from analytics.local_log import DEFAULT_MAX_BYTES, MINIMUM_BYTES

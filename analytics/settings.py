@@ -1,17 +1,18 @@
 """Reads `salon.toml`: tables with environment overrides, and errors that name the line, the value and the nearest name."""
 
-import difflib
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from analytics.event_log import parse_log_url
 from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric, Name
+from analytics.kafka.address import KafkaAddress, parse_kafka
+from analytics.nearest import nearest as nearest
 from analytics.warehouse.address import parse_address
 
 SECTIONS = ("gateway", "events", "warehouse", "images", "registry", "engines", "variants", "routes", "metrics", "experiments", "finetune")
@@ -24,9 +25,25 @@ class SettingsError(ValueError):
 
 
 class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[events]`: where the log is."""
+    """`[events]` as written: where the log is and, in front of Kafka, where events wait for it."""
 
     log: str = "local:var/events"
+    spool: str = "var/spool"
+    spool_max_bytes: Annotated[int, msgspec.Meta(ge=262_144)] = 4 * 2**30
+    spool_max_age_hours: Annotated[float, msgspec.Meta(gt=0)] = 72
+
+
+class EventsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[events]` as used: `kafka` is None where the log is local, and then there is no spool.
+
+    `log` is the absolute `local:` URL, or the `kafka://` one without its password. `spool` is an absolute folder.
+    """
+
+    log: str
+    spool: Path
+    spool_max_bytes: int
+    spool_max_age_hours: float
+    kafka: KafkaAddress | None = None
 
 
 class WarehouseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +55,7 @@ class WarehouseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AnalyticsSettings(msgspec.Struct, frozen=True):
     """The sections that sink and reports need."""
 
-    events: EventsSection
+    events: EventsSettings
     warehouse: WarehouseSection
     metrics: dict[str, Metric]
     experiments: dict[str, Experiment]
@@ -49,7 +66,7 @@ class Document:
     """A parsed `salon.toml` with `$SALON_SECTION__KEY` overrides applied."""
 
     def __init__(self, path: Path | None, text: str, environ: Mapping[str, str]) -> None:
-        self.path, self._text = path, text
+        self.path, self._text, self.environ = path, text, environ
         self.folder = path.parent.resolve() if path else Path.cwd()
         try:
             self.tables: dict[str, Any] = tomllib.loads(text)
@@ -167,10 +184,10 @@ def analytics_settings(document: Document) -> AnalyticsSettings:
         document.check_names((*keys, "primary"), [experiment.primary], metrics)
         document.check_names((*keys, "secondary"), experiment.secondary, known)
         document.check_names((*keys, "guardrails"), experiment.guardrails, known)
-    events, warehouse = document.section("events", EventsSection), document.section("warehouse", WarehouseSection)
-    _check_addresses(document, events, warehouse)
+    warehouse = document.section("warehouse", WarehouseSection)
+    _check_warehouse(document, warehouse)
     return AnalyticsSettings(
-        events=EventsSection(document.resolve(events.log)),
+        events=_events(document, document.section("events", EventsSection)),
         warehouse=WarehouseSection(document.resolve(warehouse.url)),
         metrics=metrics,
         experiments=experiments,
@@ -178,23 +195,38 @@ def analytics_settings(document: Document) -> AnalyticsSettings:
     )
 
 
-def _check_addresses(document: Document, events: EventsSection, warehouse: WarehouseSection) -> None:
-    """Raises SettingsError for what could not be opened anywhere."""
+def _events(document: Document, section: EventsSection) -> EventsSettings:
+    """Raises SettingsError for a log that could not be opened anywhere, and for a spool without Kafka."""
+    kafka = None
     try:
-        parse_log_url(events.log)
+        if section.log.partition(":")[0] == "kafka":
+            kafka = parse_kafka(section.log, document.environ, document.folder)
+        else:
+            parse_log_url(section.log)
     except ValueError as error:
         raise document.wrong(("events", "log"), str(error)) from None
+    for key in document.tables.get("events", {}):
+        if key.startswith("spool") and kafka is None:
+            raise document.wrong(
+                ("events", key), 'the spool is where events wait for Kafka, and the log is local; leave it out, or set log = "kafka://…"'
+            )
+    if not section.spool:
+        raise document.wrong(("events", "spool"), "is empty; name a folder, such as var/spool")
+    return EventsSettings(
+        log=kafka.shown if kafka else document.resolve(section.log),
+        spool=document.folder / section.spool,
+        spool_max_bytes=section.spool_max_bytes,
+        spool_max_age_hours=section.spool_max_age_hours,
+        kafka=kafka,
+    )
+
+
+def _check_warehouse(document: Document, warehouse: WarehouseSection) -> None:
+    """Raises SettingsError for what could not be opened anywhere."""
     try:
         parse_address(warehouse.url, {})
     except ValueError as error:
         raise document.wrong(("warehouse", "url"), str(error)) from None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or the list of what there is."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, 1, 0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def _as_written(key: str, table: Mapping[str, Any]) -> str:
