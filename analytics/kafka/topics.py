@@ -1,7 +1,7 @@
 """The topics that Salon needs: made when they are missing, never changed, and compared with the settings by name and number."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,9 +34,10 @@ class TopicFacts(msgspec.Struct, frozen=True):
 
 def ensure_topics(address: KafkaAddress) -> list[str]:
     """Create the topics that are missing and return their names; then `check_topics`. Raises as that does, and OSError when refused."""
+    wanted = _wanted(address)
     with _admin(address) as admin:
-        there = _described(admin, address)
-        created = [name for name, shape in _wanted(address).items() if name not in there and _create(admin, address, name, shape)]
+        there = _described(admin, address, wanted)
+        created = [name for name, shape in wanted.items() if name not in there and _create(admin, address, name, shape)]
     deadline = time.monotonic() + VISIBLE_SECONDS
     while True:
         try:
@@ -51,17 +52,31 @@ def ensure_topics(address: KafkaAddress) -> list[str]:
 
 def check_topics(address: KafkaAddress) -> dict[str, TopicFacts]:
     """The facts of events, dead letters and control, by topic name. Raises TopicMissing, TopicDiffers, BrokerUnreachable (all OSError)."""
+    names = (address.topic, address.dead_letter_topic, address.control_topic)
     with _admin(address) as admin:
-        there = _described(admin, address)
+        there = _described(admin, address, names)
         facts = {}
-        for name in _wanted(address):
+        for name in names:
             if name not in there:
-                raise TopicMissing(f"Kafka at {address.shown} has no topic {name!r}; run `salon migrate`, which makes it")
+                raise _missing(address, name)
             topic = there[name]
             facts[name] = TopicFacts(name, str(topic["topic_id"]), len(topic["partitions"]))
         cleanup = _cleanup_policy(admin, address.control_topic)
     _compare(address, facts, cleanup)
     return facts
+
+
+def topic_id(address: KafkaAddress, name: str) -> str:
+    """The id that topic `name` has now. Raises TopicMissing, BrokerUnreachable."""
+    with _admin(address) as admin:
+        there = _described(admin, address, [name])
+    if name not in there:
+        raise _missing(address, name)
+    return str(there[name]["topic_id"])
+
+
+def _missing(address: KafkaAddress, name: str) -> TopicMissing:
+    return TopicMissing(f"Kafka at {address.shown} has no topic {name!r}; run `salon migrate`, which makes it")
 
 
 def _compare(address: KafkaAddress, facts: dict[str, TopicFacts], cleanup: str) -> None:
@@ -117,10 +132,10 @@ def _create(admin: KafkaAdminClient, address: KafkaAddress, name: str, shape: di
     raise OSError(f"Kafka at {address.shown} refuses to create topic {name!r}: {reason}")
 
 
-def _described(admin: KafkaAdminClient, address: KafkaAddress) -> dict[str, dict[str, Any]]:
-    """Those of our topics that are there. Raises OSError for one that we may not see."""
+def _described(admin: KafkaAdminClient, address: KafkaAddress, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Those of `names` that are there. Raises OSError for one that we may not see."""
     found = {}
-    for topic in admin.describe_topics(list(_wanted(address))):
+    for topic in admin.describe_topics(list(names)):
         code = topic["error_code"]
         if code == NOT_ALLOWED:
             raise OSError(f"Kafka at {address.shown}: the user may not see topic {topic['name']!r}; give it DESCRIBE on the topic")
