@@ -64,11 +64,12 @@ class LatencyGap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bots(msgspec.Struct, frozen=True, kw_only=True):
-    """Suspicious traffic: events with any flag (left out of the metrics), and units that look like bots."""
+    """Suspicious traffic: events with any flag (left out of the metrics unless `counted`), and units that look like bots."""
 
     flagged_events: int
     units: int
     flagged_share: float
+    counted: bool = False
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +88,7 @@ def check(facts: ExperimentFacts, arms: Sequence[str], control: str, alpha: floa
         srm=sample_ratio(facts.periods, arms),
         exposure=exposure(facts),
         latency_gap=latency_gap(facts.latency, arms, control, alpha),
-        bots=Bots(flagged_events=facts.flagged_events, units=facts.bot_units, flagged_share=flagged),
+        bots=Bots(flagged_events=facts.flagged_events, units=facts.bot_units, flagged_share=flagged, counted=facts.flagged_counted),
     )
 
 

@@ -26,10 +26,17 @@ MOST_IN_SEVERAL_ARMS = 0.10
 
 
 def decide(
-    experiment: Experiment, metrics: Sequence[MetricReport], checks: Checks, units: Mapping[str, int], hours: float, weight_changes: int = 0
+    experiment: Experiment,
+    metrics: Sequence[MetricReport],
+    checks: Checks,
+    units: Mapping[str, int],
+    hours: float,
+    weight_changes: int = 0,
+    warnings: Sequence[str] = (),
 ) -> Decision:
-    """The recommendation. `units` exposed per arm; `hours` since the start; `weight_changes`: how often the weights moved."""
-    risks = _risks(experiment, metrics, checks, weight_changes)
+    """The recommendation. `units` exposed per arm; `hours` since the start; `weight_changes`: how often the weights moved;
+    `warnings` are risks found elsewhere."""
+    risks = [*warnings, *_risks(experiment, metrics, checks, weight_changes)]
     primary = next((m for m in metrics if m.role == "primary"), None)
     if not checks.srm.ok:
         return Decision(action="invalid", arm=None, reason=_mismatch(checks), risks=risks)
@@ -201,7 +208,8 @@ def _risks(experiment: Experiment, metrics: Sequence[MetricReport], checks: Chec
     if gap.felt:
         risks.append(f"{arms_of(gap.felt)} served at another speed than the control (up to {gap.ms or 0.0:+.0f} ms on average).")
     if checks.bots.flagged_share > 0.05:
-        risks.append(f"{checks.bots.flagged_share:.0%} of the events are flagged as suspicious and left out.")
+        fate = "counted here all the same" if checks.bots.counted else "left out"
+        risks.append(f"{checks.bots.flagged_share:.0%} of the events are flagged as suspicious and {fate}.")
     if checks.exposure.generations_without_exposure:
         risks.append(f"{plural(checks.exposure.generations_without_exposure, 'generation')} came without an exposure.")
     if weight_changes:

@@ -91,12 +91,15 @@ async def reweigh(request: AnyRequest, gateway: Gateway, name: str) -> Response[
 
 
 @get("/v1/experiments/{name:str}/report", guards=[needs("analyst")])
-async def report(gateway: Gateway, name: str, as_of: str | None = None, format: str = "json") -> Response[bytes]:
-    """The report on all that was acknowledged before this call. `?format=` json, text or html; `?as_of=` a time with an offset."""
+async def report(gateway: Gateway, name: str, as_of: str | None = None, format: str = "json", flagged: str = "exclude") -> Response[bytes]:
+    """The report on all that was acknowledged before this call. `?format=` json, text or html; `?as_of=` a time with an offset;
+    `?flagged=include` counts flagged events like any other."""
     chosen = _format(format)
+    if flagged not in ("exclude", "include"):
+        raise InvalidRequest(f"`flagged` is {shown(flagged)}; one of exclude, include", field="flagged")
     at = _time(as_of) if as_of else None
     life = gateway.experiments.life(name)
-    made = await asyncio.to_thread(gateway.reports.report, name, life.experiment, gateway.config.metrics, at)
+    made = await asyncio.to_thread(gateway.reports.report, name, life.experiment, gateway.config.metrics, at, flagged == "include")
     if chosen == "json":
         return _json(made)
     if chosen == "text":

@@ -55,12 +55,14 @@ class Reports:
         if self._warehouse is not None:
             self._warehouse.close()
 
-    def report(self, name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None) -> "Report":
-        """The report on all that was acknowledged before the call. Raises Unavailable."""
+    def report(
+        self, name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None, flagged: bool = False
+    ) -> "Report":
+        """The report on all that was acknowledged before the call; `flagged` events counted too or not. Raises Unavailable."""
         from analytics.report.build import report_now
 
         try:
-            return report_now(self._drained(), name, experiment, metrics, as_of)
+            return report_now(self._drained(), name, experiment, metrics, as_of, flagged=flagged)
         except (OSError, LookupError) as error:
             raise Unavailable(f"the report cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
 
@@ -71,11 +73,12 @@ class Reports:
         except OSError as error:
             raise Unavailable(f"the warehouse cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
 
-    def erase(self, unit: str) -> int:
-        """Delete a unit from log and warehouse. Returns how many rows. Raises Unavailable."""
+    def erase(self, unit: str) -> tuple[int, dict[str, int]]:
+        """Delete a unit from log and warehouse. Returns how many rows of the log, and of each table. Raises Unavailable."""
         self._drained()
         try:
-            return self._sink.sink.erase(unit) if self._sink else 0
+            rows, receipt = self._sink.sink.erase(unit) if self._sink else (0, None)
+            return rows, receipt.rows if receipt else {}
         except OSError as error:
             raise Unavailable(f"log and warehouse cannot erase: {error}; ask again", headers=retry_after(RETRY_SECONDS)) from None
 

@@ -5,6 +5,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from analytics.checks import check
 from analytics.decision import decide
 from analytics.events import utc_now
@@ -12,8 +14,9 @@ from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
 from analytics.inference.cuped import CovariateMoments
 from analytics.report.comparisons import Question, compare_family, finite
+from analytics.report.flagged import flagged_check, pair_units
 from analytics.report.notes import method_notes
-from analytics.report.schema import ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
+from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
 
 if TYPE_CHECKING:
     from analytics.warehouse.client import Warehouse
@@ -25,12 +28,19 @@ BUILT_IN = {
 
 
 def report_now(
-    warehouse: "Warehouse", name: str, experiment: Experiment, metrics: Mapping[str, Metric], as_of: datetime | None = None
+    warehouse: "Warehouse",
+    name: str,
+    experiment: Experiment,
+    metrics: Mapping[str, Metric],
+    as_of: datetime | None = None,
+    *,
+    flagged: bool = False,
 ) -> Report:
-    """Read the facts (up to `as_of`; None means now) and build the report."""
+    """Read the facts (up to `as_of`; None means now) and build the report; with `flagged`, flagged events count like any other."""
     from analytics.warehouse.facts import read_facts  # here, so that statistics on a file load no database client
 
-    return build_report(name, experiment, metrics, read_facts(warehouse, name, experiment, metrics, as_of), as_of or utc_now())
+    facts = read_facts(warehouse, name, experiment, metrics, as_of, flagged=flagged)
+    return build_report(name, experiment, metrics, facts, as_of or utc_now())
 
 
 def build_report(
@@ -47,7 +57,9 @@ def build_report(
     used = {key: BUILT_IN[key] if key in BUILT_IN else metrics[key] for key in _names(experiment)}
     compared = _compare(experiment, used, facts, covariates)
     hours = (as_of - facts.started_at).total_seconds() / 3600 if facts.started_at else 0.0
-    checks = check(facts, list(experiment.arms), experiment.control, experiment.alpha)
+    basic = check(facts, list(experiment.arms), experiment.control, experiment.alpha)
+    flagged = flagged_check(experiment, used, facts, basic.srm, compared)
+    checks = AllChecks(**msgspec.structs.asdict(basic), flagged=flagged)
     arms = {arm.arm: arm for arm in facts.arms}
     weights = facts.periods[-1].weights if facts.periods else experiment.arms
     units = {arm: arms[arm].units if arm in arms else 0 for arm in experiment.arms}
@@ -58,12 +70,15 @@ def build_report(
         design=experiment.design,
         as_of=as_of,
         started_at=facts.started_at,
+        data_as_of=facts.data_as_of,
         events_read=facts.events_read,
+        late_events=facts.late_events,
+        flagged="included" if facts.flagged_counted else "excluded",
         method_notes=method_notes(experiment, compared, facts, changes),
         arms=[_arm(name, arms.get(name), weights.get(name, 0.0), name == experiment.control) for name in experiment.arms],
         checks=checks,
         metrics=compared,
-        decision=decide(experiment, compared, checks, units, hours, changes),
+        decision=decide(experiment, compared, checks, units, hours, changes, flagged.warnings),
         sufficient_statistics=SufficientStatistics(
             experiment=experiment, metrics=used, facts=facts, covariates={key: dict(value) for key, value in covariates.items()}
         ),
@@ -88,8 +103,6 @@ def _compare(
         ("secondary", list(experiment.secondary)),
         ("guardrail", list(experiment.guardrails)),
     ]
-    # The sequence is tightest at the planned units of one comparison: two of the arms.
-    pair = experiment.planned_units * 2 / len(experiment.arms)
     compared: list[MetricReport] = []
     for role, names in families:
         questions = []
@@ -106,7 +119,7 @@ def _compare(
             )
             questions.append(question)
         if questions:
-            compared += compare_family(questions, list(experiment.arms), experiment.control, experiment.alpha, pair)
+            compared += compare_family(questions, list(experiment.arms), experiment.control, experiment.alpha, pair_units(experiment))
     return compared
 
 

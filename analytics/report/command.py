@@ -26,6 +26,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", help="the name of an experiment, of the configuration or launched by a fine-tune round")
     parser.add_argument("--format", choices=("text", "json", "html"), default="text")
     parser.add_argument("--out", type=Path, metavar="F", help="write to this file instead of the terminal")
+    parser.add_argument("--with-flagged", action="store_true", help="count flagged events (robots, wrong clocks, …) like any other")
     parser.add_argument("--as-of", metavar="T", help="as it stood then: an ISO 8601 time such as 2026-11-23T12:00Z (no zone: UTC)")
 
 
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     with open_readable(settings) as warehouse:
         _catch_up(settings, warehouse)
         experiment = find(arguments.experiment, settings.experiments, warehouse)
-        report = report_now(warehouse, arguments.experiment, experiment, settings.metrics, as_of)
+        report = report_now(warehouse, arguments.experiment, experiment, settings.metrics, as_of, flagged=arguments.with_flagged)
     text = render(report, arguments.format)
     if arguments.out is None:
         sys.stdout.write(text)

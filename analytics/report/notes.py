@@ -12,7 +12,11 @@ from analytics.report.words import plural
 def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts: ExperimentFacts, weight_changes: int) -> list[str]:
     """The notes that apply to this report."""
     level = 1 - experiment.alpha
-    notes = [
+    notes = []
+    if facts.flagged_counted:
+        flagged = plural(facts.flagged_events, "event")
+        notes.append(f"Flagged events are counted in this report ({flagged}), as was asked for; by default they are not.")
+    notes += [
         f"Every arm is compared with {experiment.control!r}. A lift is the difference over the control's value; negative means lower.",
         f'Intervals and p-values are for one planned look, at {level:.0%}. "At any look" intervals (asymptotic confidence '
         f"sequences, tightest at {experiment.planned_units:,} units) stay right however often the report is read; only they decide.",
@@ -30,10 +34,13 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
             "A guardrail holds when the arm is shown to be no worse than the margin, is broken when shown to be worse, and is "
             "open until then (one-sided, at any look)."
         )
-    if facts.flagged_events:
+    if facts.flagged_events and not facts.flagged_counted:
         notes.append(f"{plural(facts.flagged_events, 'event')} flagged as suspicious are stored, but not counted in the metrics.")
     if facts.late_events:
-        notes.append(f"{plural(facts.late_events, 'event')} came after a metric's window closed and are not counted there.")
+        notes.append(
+            f"{plural(facts.late_events, 'event')} came over 72 hours after they occurred; they count by when they occurred, so that an "
+            "earlier report on the same days may have said something else."
+        )
     if facts.multiple_exposure:
         notes.append(f"{plural(facts.multiple_exposure, 'unit')} saw more than one arm and are left out.")
     if weight_changes:

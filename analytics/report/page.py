@@ -9,8 +9,8 @@ from analytics.facts import GalleryPicture
 from analytics.report.plots import forest, means, ratio
 from analytics.report.schema import Comparison, MetricReport, Report
 from analytics.report.style import STYLE
-from analytics.report.text import VERDICTS, age, check_lines
-from analytics.report.words import chance, number, p_value, percent, plural, signed, span
+from analytics.report.text import VERDICTS, age, check_lines, read_lines
+from analytics.report.words import chance, number, p_value, percent, signed, span
 
 TONES = {"ship": "good", "keep_running": "calm", "stop": "calm", "rollback": "bad", "invalid": "bad"}
 GALLERY_ROWS = 12
@@ -33,7 +33,8 @@ def _banner(report: Report) -> str:
     decision = report.decision
     arm = f" <b>{escape(decision.arm)}</b>" if decision.arm else ""
     risks = "".join(f"<li>{escape(risk)}</li>" for risk in decision.risks)
-    events = f" · {plural(report.events_read, 'event')}" if report.events_read else ""
+    events = f" · {read_lines(report)}" if report.events_read else ""
+    events += " · <b>flagged events are counted</b>" if report.flagged == "included" else ""
     where = f" on route <b>{escape(report.route)}</b>" if report.route else ""
     return (
         f'<header><p class="kicker">Experiment{where}</p><h1>{escape(report.experiment)}</h1>'

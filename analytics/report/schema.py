@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from analytics.checks import Checks
+from analytics.checks import Checks, SampleRatio
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
 from analytics.inference.contrast import Interval
@@ -81,6 +81,29 @@ class MetricReport(msgspec.Struct, frozen=True, kw_only=True):
     margin: float | None = None
 
 
+class Flagged(msgspec.Struct, frozen=True, kw_only=True):
+    """Events with a flag (`share` of all; `by_flag`: one with two flags is in both), and what they would change.
+
+    `counted`: this report counts them like any other. Else `srm_with` and `primary_with` are the sample ratio and the
+    primary metric with them, None where there are none; `ok` is False, with `warnings`, where those tell something else.
+    """
+
+    events: int
+    share: float
+    by_flag: dict[str, int]
+    counted: bool
+    srm_with: SampleRatio | None = None
+    primary_with: MetricReport | None = None
+    ok: bool = True
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+class AllChecks(Checks, frozen=True, kw_only=True):
+    """The checks on the facts, and the one that compares two reports."""
+
+    flagged: Flagged
+
+
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Per generation, queue and service together, in ms."""
 
@@ -121,17 +144,24 @@ class SufficientStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The report of one experiment at one moment."""
+    """The report of one experiment at one moment.
+
+    `data_as_of`: when the latest event in it was received; `late_events`: received over 72 hours after they occurred;
+    `flagged`: whether flagged events are counted.
+    """
 
     experiment: str
     route: str
     design: str
     as_of: datetime
     started_at: datetime | None
+    data_as_of: datetime | None
     events_read: int
+    late_events: int
+    flagged: Literal["excluded", "included"]
     method_notes: list[str]
     arms: list[ArmReport]
-    checks: Checks
+    checks: AllChecks
     metrics: list[MetricReport]
     decision: Decision
     sufficient_statistics: SufficientStatistics

@@ -42,11 +42,20 @@ def _head(report: Report) -> list[str]:
     route = f" on route {report.route}" if report.route else ""
     lines = [f"{report.experiment}{route} ({report.design})", f"{age(report)}; as of {report.as_of:%Y-%m-%d %H:%M} UTC"]
     if report.events_read:
-        lines[-1] += f"; {plural(report.events_read, 'event')}"
+        lines.append(read_lines(report))
+    if report.flagged == "included":
+        lines.append("flagged events are counted in this report")
     lines += ["", f"  ▶ {verdict(report)}", *wrap(report.decision.reason, "    ")]
     for risk in report.decision.risks:
         lines += wrap(risk, "    ! ", "      ")
     return lines
+
+
+def read_lines(report: Report) -> str:
+    """`1,234 events, the latest received 2026-11-23 12:00 UTC, 3 of them late`."""
+    latest = f", the latest received {report.data_as_of:%Y-%m-%d %H:%M} UTC" if report.data_as_of else ""
+    late = f", {report.late_events:,} of them late" if report.late_events else ""
+    return f"{plural(report.events_read, 'event')}{latest}{late}"
 
 
 def _arms(report: Report) -> list[str]:
@@ -149,11 +158,18 @@ def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
         low, high = gap.ci
         bounds = "" if low is None or high is None else f", between {low:+,.0f} and {high:+,.0f} ms"
         yield "latency gap", gap.ok, f"{gap.arm} {gap.ms:+,.0f} ms against the control{bounds}"
-    yield (
-        "bots",
-        bots.flagged_share <= 0.05,
-        f"{plural(bots.flagged_events, 'flagged event')} left out, {plural(bots.units, 'suspicious unit')}",
-    )
+    flagged = report.checks.flagged
+    which = ", ".join(f"{flag.replace('_', ' ')} {count:,}" for flag, count in flagged.by_flag.items())
+    fate = "counted" if bots.counted else "left out"
+    text = f"{plural(bots.flagged_events, 'flagged event')} {fate}{f' ({which})' if which else ''}, {plural(bots.units, 'bot unit')}"
+    yield "bots", bots.flagged_share <= 0.05, text
+    if flagged.primary_with is not None and flagged.srm_with is not None:
+        same = f"the sample ratio and {flagged.primary_with.metric} tell the same with them"
+        yield "with flagged", flagged.ok, " ".join(flagged.warnings) or f"{same} ({_lifts(flagged.primary_with)})"
+
+
+def _lifts(metric: MetricReport) -> str:
+    return ", ".join(f"{c.arm} {signed(c.relative.value)}" for c in metric.comparisons)
 
 
 def _notes(report: Report) -> list[str]:

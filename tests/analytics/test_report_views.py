@@ -35,11 +35,11 @@ def report() -> Report:
 
 def test_json_shape_of_the_contract(report):
     tree = msgspec.json.decode(msgspec.json.encode(report))
-    top = "experiment route design as_of started_at events_read method_notes arms checks metrics decision sufficient_statistics"
-    assert list(tree) == top.split()
+    top = "experiment route design as_of started_at data_as_of events_read late_events flagged"
+    assert list(tree) == [*top.split(), "method_notes", "arms", "checks", "metrics", "decision", "sufficient_statistics"]
     assert {"arm", "control", "variant", "weight", "units", "generations", "images", "failures", "latency_ms"} <= set(tree["arms"][0])
     assert set(tree["arms"][0]["latency_ms"]) == {"p50", "p95"}
-    assert {"srm", "exposure", "latency_gap", "bots"} == set(tree["checks"])
+    assert {"srm", "exposure", "latency_gap", "bots", "flagged"} == set(tree["checks"])
     assert {"p_value", "e_value", "ok"} <= set(tree["checks"]["srm"]) and {"ms", "ci", "ok"} <= set(tree["checks"]["latency_gap"])
     roles = [(m["metric"], m["role"], m["kind"]) for m in tree["metrics"]]
     assert roles == [

@@ -1,0 +1,72 @@
+"""Would flagged events change what the report says? The sample ratio and the primary metric, with them beside without them."""
+
+from collections.abc import Mapping, Sequence
+
+from analytics.checks import SampleRatio, sample_ratio
+from analytics.decision import established
+from analytics.experiment import Experiment, Metric
+from analytics.facts import ExperimentFacts
+from analytics.report.comparisons import Question, compare_family
+from analytics.report.schema import Flagged, MetricReport
+
+TOLD = {"better": "is better", "worse": "is worse", None: "is not told apart"}
+
+
+def flagged_check(
+    experiment: Experiment, metrics: Mapping[str, Metric], facts: ExperimentFacts, srm: SampleRatio, compared: Sequence[MetricReport]
+) -> Flagged:
+    """`metrics` defines the primary one; `srm` and `compared` are what the report says. Pure."""
+    share = facts.flagged_events / facts.events_read if facts.events_read else 0.0
+    events = Flagged(events=facts.flagged_events, share=share, by_flag=facts.flags, counted=facts.flagged_counted)
+    if facts.with_flagged is None:
+        return events
+    metric = metrics[experiment.primary]
+    question = Question(
+        metric=experiment.primary,
+        role="primary",
+        kind=metric.kind,
+        direction=metric.direction,
+        facts=facts.with_flagged.primary,
+    )
+    arms = list(experiment.arms)
+    (primary_with,) = compare_family([question], arms, experiment.control, experiment.alpha, pair_units(experiment))
+    srm_with = sample_ratio(facts.with_flagged.periods, arms)
+    without = next((m for m in compared if m.role == "primary"), None)
+    warnings = [*_ratio_warning(srm, srm_with), *(_side_warnings(without, primary_with) if without else [])]
+    return Flagged(
+        events=events.events,
+        share=share,
+        by_flag=facts.flags,
+        counted=False,
+        srm_with=srm_with,
+        primary_with=primary_with,
+        ok=not warnings,
+        warnings=warnings,
+    )
+
+
+def pair_units(experiment: Experiment) -> float:
+    """The sequences are tightest at the planned units of one comparison: two of the arms."""
+    return experiment.planned_units * 2 / len(experiment.arms)
+
+
+def _ratio_warning(without: SampleRatio, with_: SampleRatio) -> list[str]:
+    if without.ok == with_.ok:
+        return []
+    broken, whole = ("without", "with") if with_.ok else ("with", "without")
+    return [
+        f"The sample ratio is broken only {broken} the flagged events (e-value {(without if with_.ok else with_).e_value:.3g}, "
+        f"{whole} them {(with_ if with_.ok else without).e_value:.3g}): one arm meets what flags them more often."
+    ]
+
+
+def _side_warnings(without: MetricReport, with_: MetricReport) -> list[str]:
+    warnings = []
+    for left, right in zip(without.comparisons, with_.comparisons, strict=True):
+        sides = established(left, without.direction), established(right, with_.direction)
+        if sides[0] != sides[1]:
+            warnings.append(
+                f"Flagged events change the answer: on {without.metric} {left.arm!r} {TOLD[sides[0]]} without them "
+                f"and {TOLD[sides[1]]} with them, against {left.vs!r}. Look at what was flagged before you decide."
+            )
+    return warnings
