@@ -201,7 +201,7 @@ class LocalKafka:
                 users += ["--add-scram", f"{mechanism}=[name={name},password={password}]"]
         running = []
         for n in brokers:
-            line = ["format", "-t", self._facts["cluster_id"], "-c", str(self._home(n) / "server.properties"), *users]
+            line = ["format", f"--cluster-id={self._facts['cluster_id']}", "-c", str(self._home(n) / "server.properties"), *users]
             started = kafka_jars.command("kafka.tools.StorageTool", *line, heap_megabytes=128)
             running.append(subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
         for process in running:
