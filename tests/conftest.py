@@ -1,13 +1,16 @@
 """The servers that tests share: started when first asked for, ended with the session."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 # deploy/ is no package: pyproject.toml puts its folders on pytest's path.
 import kafka_jars
 import pytest
+from local_clickhouse import LocalClickHouse
 from local_kafka import LocalKafka
 
 from analytics.events import new_id
+from analytics.warehouse.client import Warehouse
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,3 +55,29 @@ def kafka_url(kafka: str, kafka_topic_prefix: str) -> str:
     """A `kafka://` address whose topics (4 partitions, not made yet) and group belong to this test."""
     prefix = kafka_topic_prefix
     return f"kafka://{kafka}/{prefix}events?control_topic={prefix}control&group={prefix}sink&partitions=4"
+
+
+@pytest.fixture(scope="session")
+def clickhouse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a ClickHouse that serves the whole session: `clickhouse_url` takes a database of its own there."""
+    given = request.config.getoption("--clickhouse")
+    if given:
+        yield given
+        return
+    server = LocalClickHouse(tmp_path_factory.mktemp("clickhouse") / "data")
+    try:
+        yield server.start().url
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def clickhouse_url(clickhouse: str) -> Iterator[str]:
+    """A `clickhouse://` address whose database belongs to this test; it does not exist yet."""
+    name = f"t{new_id().hex}"
+    yield urlsplit(clickhouse)._replace(path=f"/{name}").geturl()
+    server = Warehouse.open(urlsplit(clickhouse)._replace(path="/default").geturl())
+    try:
+        server.query(f"DROP DATABASE IF EXISTS {name} SYNC")
+    finally:
+        server.close()

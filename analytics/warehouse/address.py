@@ -39,7 +39,7 @@ def parse_address(url: str, environ: Mapping[str, str]) -> Address:
         )
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    shown = f"clickhouse://{parts.hostname}{parts.path}"
+    shown = f"clickhouse://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise ValueError(f"[warehouse] url {shown}: unknown option {unknown[0]!r}; there are {' and '.join(OPTIONS)}")
     if options.get("cluster") == "":

@@ -123,8 +123,11 @@ class Connections:
 
 
 def first_line(error: Exception) -> str:
-    """An error's first line, without credentials: a request's URL in a message may carry some."""
-    return re.sub(r"://[^/@\s]*@", "://", str(error).split("\n")[0])[:500]
+    """An error's first line, without credentials and without the request's parameters, which may carry a unit."""
+    line = re.sub(r"://[^/@\s]*@", "://", str(error).split("\n")[0])
+    if cause := re.search(r"with url: .*?\(Caused by \w+\([\"'](?:\w+\(.*?\): )?(.*?)[\"']\)\)", line):
+        line = cause[1]
+    return line[:500]
 
 
 def _is_locked(folder: Path) -> bool:

@@ -13,7 +13,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_DAY = date(1970, 1, 1)
 MICROSECOND = timedelta(microseconds=1)
 MILLISECONDS_PER_DAY = 86_400_000
-DAYS = 1 << 16  # that ClickHouse's Date can hold; it goes round after them
+END_OF_TIME = 2_932_896  # 9999-12-31, the last of a DateTime64
+DAYS = 1 << 16  # that a Date can hold; it goes round after them
 
 
 class RowsRejected(ValueError):
@@ -101,7 +102,7 @@ def days_of(table: pa.Table) -> set[date]:
 def _day(head: bytes) -> date:
     if head[6] >> 4 != 7:
         return FIRST_DAY
-    return FIRST_DAY + timedelta(days=int.from_bytes(head[:6], "big") // MILLISECONDS_PER_DAY % DAYS)
+    return FIRST_DAY + timedelta(days=min(int.from_bytes(head[:6], "big") // MILLISECONDS_PER_DAY, END_OF_TIME) % DAYS)
 
 
 def _column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:

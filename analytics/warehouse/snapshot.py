@@ -16,11 +16,16 @@ def open_readable(settings: AnalyticsSettings) -> Iterator[Warehouse]:
     """The configured warehouse, caught up by nobody; or, when another process has the embedded one open, a copy made from the log.
 
     The copy lives in a temporary folder that is gone afterwards. It holds what the log holds: events that the log dropped
-    to make room are only in the locked warehouse. Raises what `Warehouse.open` and `open_log` raise.
+    to make room are only in the locked warehouse. With Kafka there is no such log: WarehouseLocked says so. Raises what `Warehouse.open` and `open_log` raise.
     """
     try:
         warehouse = Warehouse.open(settings.warehouse.url)
     except WarehouseLocked:
+        if settings.events.kafka is not None:
+            raise WarehouseLocked(
+                f"{settings.warehouse.url} is held by a running gateway, and its events are in Kafka, not in a log to read instead; "
+                "ask the gateway (GET /v1/experiments/NAME/report), or let [warehouse] url name a ClickHouse server"
+            ) from None
         with tempfile.TemporaryDirectory(prefix="salon-warehouse-") as folder:
             copy = Warehouse.open(f"chdb://{folder}/warehouse")
             try:

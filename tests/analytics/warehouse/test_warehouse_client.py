@@ -191,7 +191,7 @@ def test_addresses() -> None:
         "username": "me",
         "password": "p@ss",
     }
-    assert (remote.database, remote.embedded, remote.shown) == ("tables", False, "clickhouse://db.example/tables")
+    assert (remote.database, remote.embedded, remote.shown) == ("tables", False, "clickhouse://db.example:9000/tables")
     plain = parse_address("clickhouse://db", {"SALON_CLICKHOUSE_PASSWORD": "secret"})
     assert plain.arguments["password"] == "secret" and plain.arguments["port"] == 8123 and plain.database == "salon"
     for url, text in (
