@@ -62,8 +62,14 @@ class EventLog(Protocol):
     def dead_letters(self) -> list[DeadLetter]:
         """All that was set aside, oldest first."""
 
-    def erase(self, unit: str) -> int:
-        """Delete every event of a unit, dead letters too. Returns how many. Positions stay monotone."""
+    def erase(self, unit: str, until: datetime | None = None) -> int:
+        """Delete the events of a unit that were stored up to `until` (all by default), dead letters too. Returns how many.
+
+        Positions stay monotone. Raises OSError, also when one is left.
+        """
+
+    def units(self) -> list[str]:
+        """All units with an event or a dead letter here."""
 
     def close(self) -> None:
         """Store what was submitted, then stop."""

@@ -1,6 +1,7 @@
 """The local event log, and the spool in front of Kafka: one SQLite file, an event is acknowledged after its fsync."""
 
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -73,6 +74,11 @@ class LocalLog:
         self._row_bytes = float(EMPTY_ROW_BYTES)
         self._last_submit_at = utc_now()
         self._writer = LogWriter(self.path, self._connect, used)
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes of the file's pages in use, history included: what `max_bytes` bounds."""
+        return self._writer.used
 
     def submit(self, events: Sequence[Event], *, together: bool = False, reserve: bool = False) -> Future[list[bool]]:
         """Append; see EventLog. Encodes on the calling thread."""
@@ -169,17 +175,29 @@ class LocalLog:
             letters.append(DeadLetter(position=position, event=event, data=data, error=error, set_aside_at=datetime.fromisoformat(at)))
         return letters
 
-    def erase(self, unit: str) -> int:
-        """Delete a unit's events and overwrite their bytes. Raises OSError."""
+    def erase(self, unit: str, until: datetime | None = None) -> int:
+        """Delete a unit's events and overwrite their bytes; see EventLog."""
+        # Rows of the first release do not say when they came: long ago.
+        chosen = "unit = ?"
+        values: tuple[object, ...] = (unit,)
+        if until is not None:
+            chosen, values = "unit = ? AND coalesce(spooled_at, 0) <= ?", (unit, int(until.timestamp() * 1000))
 
         def delete(db: sqlite3.Connection) -> int:
             self._writer.backlog.forget()
-            count = db.execute("DELETE FROM events WHERE unit = ?", (unit,)).rowcount
-            return count + db.execute("DELETE FROM dead_letters WHERE unit = ?", (unit,)).rowcount
+            count = db.execute(f"DELETE FROM events WHERE {chosen}", values).rowcount
+            count += db.execute("DELETE FROM dead_letters WHERE unit = ?", (unit,)).rowcount
+            if db.execute(f"SELECT 1 FROM events WHERE {chosen} LIMIT 1", values).fetchone():
+                raise OSError(errno.EIO, "events of the unit are still there after they were deleted", str(self.path))
+            return count
 
         count = self._do(delete)
         self._do(fold_in_wal, transaction=False)
         return count
+
+    def units(self) -> list[str]:
+        """All units with an event or a dead letter; see EventLog."""
+        return [unit for (unit,) in self._select("SELECT DISTINCT unit FROM (SELECT unit FROM events UNION SELECT unit FROM dead_letters)")]
 
     def close(self) -> None:
         """Store what was submitted, then stop. A second call does nothing."""

@@ -6,6 +6,7 @@ import threading
 from analytics.event_log import EventLog
 from analytics.events import Event
 from analytics.warehouse.client import Warehouse
+from analytics.warehouse.erasure import Erased
 from analytics.warehouse.rows import RowsRejected
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,10 @@ class Sink:
                 self._in_step = False
                 raise
 
-    def erase(self, unit: str) -> int:
-        """Delete a unit from log and warehouse, with no batch on its way between them. Returns how many rows."""
+    def erase(self, unit: str) -> tuple[int, Erased]:
+        """Delete a unit from log and warehouse, with no batch on its way between them. Returns the log's rows, the warehouse's receipt."""
         with self._turn:
-            return self._log.erase(unit) + self._warehouse.erase(unit).event_rows
+            return self._log.erase(unit), self._warehouse.erase(unit)
 
     def _resume(self, limit: int) -> int:
         """Repeat the range that may have been cut short, exactly, so that its token is known; then go on."""

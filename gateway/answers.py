@@ -26,11 +26,11 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Answers:
-    """Reads and writes kept answers off the event loop."""
+    """Reads and writes kept answers off the event loop. A unit stands in the file as `hash_of` names it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, hash_of: Callable[[str], str]) -> None:
         self._thread = ThreadPoolExecutor(1, "salon-answers")
-        self._path = path
+        self._path, self._hash_of = path, hash_of
         self._database: sqlite3.Connection | None = None
 
     async def get(self, owner: str, key: str) -> Kept | None:
@@ -44,7 +44,13 @@ class Answers:
 
     async def erase(self, unit: str) -> int:
         """Forget the answers made for a unit."""
-        return await self._run(lambda db: db.execute("DELETE FROM answers WHERE unit = ?", (unit_hash(unit),)).rowcount)
+        # The last release named units otherwise; its answers live for a day.
+        names = (self._hash_of(unit), unit_hash(unit))
+        return await self._run(lambda db: db.execute("DELETE FROM answers WHERE unit IN (?, ?)", names).rowcount)
+
+    async def erase_hash(self, name: str) -> int:
+        """Forget the answers made for a unit that is known by its hash only."""
+        return await self._run(lambda db: db.execute("DELETE FROM answers WHERE unit = ?", (name,)).rowcount)
 
     def close(self) -> None:
         """Close the file."""
@@ -74,10 +80,9 @@ class Answers:
         row = database.execute(sql, (owner, key, time.time() - LIFE_SECONDS)).fetchone()
         return msgspec.msgpack.decode(row[0], type=Kept) if row else None
 
-    @staticmethod
-    def _put(database: sqlite3.Connection, owner: str, key: str, kept: Kept, unit: str) -> None:
+    def _put(self, database: sqlite3.Connection, owner: str, key: str, kept: Kept, unit: str) -> None:
         data = msgspec.msgpack.encode(kept)
-        values = (owner, key, time.time(), unit_hash(unit) if unit else "", len(data), data)
+        values = (owner, key, time.time(), self._hash_of(unit) if unit else "", len(data), data)
         database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", values)
         database.execute("DELETE FROM answers WHERE at <= ?", (time.time() - LIFE_SECONDS,))
         oldest = "SELECT rowid FROM answers WHERE owner = ? ORDER BY at DESC LIMIT -1 OFFSET ?"
@@ -90,5 +95,5 @@ class Answers:
 
 
 def unit_hash(unit: str) -> str:
-    """A unit as it stands in the file."""
+    """A unit as it stood in the file of the last release."""
     return hashlib.sha256(unit.encode("utf-8", "surrogatepass")).hexdigest()

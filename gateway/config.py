@@ -21,10 +21,15 @@ DEFAULT_TABLES: dict[str, Any] = {
 
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[gateway]`. `render_timeout_seconds` bounds a request for pictures; `max_queue_seconds` is where 429 begins."""
+    """`[gateway]`. `render_timeout_seconds` bounds a request for pictures; `max_queue_seconds` is where 429 begins.
+
+    `token_key`: the file of the key that seals feedback tokens, "file:PATH"; gateways that serve one app share it. By default
+    token.key in the gateway's own folder.
+    """
 
     listen: str = "127.0.0.1:8080"
     api_keys: str = "file:keys.toml"
+    token_key: str | None = None
     render_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=550)] = 300.0
     max_queue_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 4_000_000
@@ -71,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     routes: dict[str, RouteSection]
     path: Path | None
     keys_path: Path
+    token_key_path: Path
     var: Path
 
     @property
@@ -110,6 +116,7 @@ def load(document: Document) -> Config:
     for name, route in routes.items():
         document.check_names(("routes", name, "serve"), [route.serve], variants)
     analytics = analytics_settings(document)
+    var = _var(analytics, document)
     _check_experiments(document, analytics, variants, routes)
     return Config(
         gateway=gateway,
@@ -121,15 +128,19 @@ def load(document: Document) -> Config:
         routes=routes,
         path=document.path,
         keys_path=keys_path(document),
-        var=_var(analytics, document),
+        token_key_path=_secret_path(document, "token_key", gateway.token_key) if gateway.token_key is not None else var / "token.key",
+        var=var,
     )
 
 
 def keys_path(document: Document) -> Path:
     """The file of API keys. Raises SettingsError for anything but `file:PATH`."""
-    value = document.section("gateway", GatewaySection).api_keys
+    return _secret_path(document, "api_keys", document.section("gateway", GatewaySection).api_keys)
+
+
+def _secret_path(document: Document, key: str, value: str) -> Path:
     if not value.startswith("file:") or value == "file:":
-        raise document.wrong(("gateway", "api_keys"), f'is {value!r}; write "file:PATH"')
+        raise document.wrong(("gateway", key), f'is {value!r}; write "file:PATH"')
     return document.folder / value.removeprefix("file:").removeprefix("//")
 
 
@@ -143,7 +154,9 @@ def parse_listen(document: Document, listen: str) -> tuple[str, int]:
 
 def _var(analytics: AnalyticsSettings, document: Document) -> Path:
     """Where the gateway keeps its own small state: beside the local log."""
-    log = analytics.events.log
+    log, kafka = analytics.events.log, analytics.events.kafka
+    if kafka is not None:
+        return analytics.events.spool.parent
     return Path(log.removeprefix("local:").partition("?")[0]).parent if log.startswith("local:") else document.folder / "var"
 
 

@@ -1,274 +1,218 @@
-"""The live state of experiments: every change is a control record in the event log before it takes effect.
+"""The live state of experiments as one gateway sees it, changes it and serves by it.
 
-The state is a fold over those records (gateway.ledger); a snapshot file beside the log keeps it with the log's position, so
-that a restart reads only what came after. Requests read an immutable view that is replaced as a whole.
+The state itself is in the control log (on disk, or shared by several gateways), whose changes this follows. Requests read an
+immutable view that is replaced as a whole.
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import msgspec
+import threading
+from collections.abc import Awaitable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
 
 from analytics.event_log import EventLog, LogFull
 from analytics.events import control_event
-from analytics.experiment import Experiment, check_weights
-from analytics.settings import nearest
-from gateway.arms import differs, portable
-from gateway.assignment import Assignment, Split
+from gateway import changes
+from gateway.adopted import Adopted, AdoptedFile
+from gateway.changes import Decide, Draft
 from gateway.config import Config
-from gateway.ledger import AFTER, ALLOWED, Life, Origin, apply
-from gateway.problems import Conflict, InvalidRequest, NotFound, Unavailable, retry_after
-from gateway.snapshot import restore, save
-from serving.variant import Variant
+from gateway.control_log import ControlAway, ControlLog
+from gateway.ledger import AFTER, Life
+from gateway.plans import look
+from gateway.problems import Problem, Unavailable, retry_after
 
 log = logging.getLogger(__name__)
-FIXED_WHILE_RUNNING = ("route", "control", "unit", "salt", "design")
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What a route does now: its own variant, and the experiment that runs on it."""
-
-    route: str
-    serve: str
-    life: Life | None
-    split: Split | None
-
-    def assign(self, unit: str) -> Assignment | None:
-        """The unit's arm; None when no experiment runs."""
-        return self.split.assign(unit) if self.split else None
-
-
-class View(msgspec.Struct, frozen=True):
-    """All that a request reads: plans by route, variants by name (the file's and those of rounds)."""
-
-    plans: dict[str, Plan]
-    variants: dict[str, Variant]
+RETRY_SECONDS = 2.0
+T = TypeVar("T")
 
 
 class Experiments:
-    """Restores, changes and shows the state of experiments."""
+    """Follows, changes and shows the state of experiments.
 
-    def __init__(self, event_log: EventLog, folder: Path, config: Config) -> None:
-        self._log, self._config = event_log, config
-        self._file = folder / "experiments.json"
+    `fingerprint` tells this gateway's token key from another. `adopting`: why the file is not what the experiments rest on
+    yet; None when it is.
+    """
+
+    def __init__(self, control: ControlLog, event_log: EventLog, adopted: AdoptedFile, config: Config, fingerprint: str = "") -> None:
+        self._control, self._log, self._config = control, event_log, config
+        self._adopted, self._fingerprint = adopted, fingerprint
         self._changing = asyncio.Lock()
-        # `carried`: why the state is not that of this log; empty when it is.
-        self.ledger, self.carried = restore(self._file, event_log)
-        self.view = self._look()
+        self._looking = threading.Lock()
+        self.adopting: str | None = "the experiments of the file are not adopted yet"
+        self.view = look(control.ledger, config)
 
     @property
     def lives(self) -> dict[str, Life]:
-        return self.ledger.lives
+        return self._control.ledger.lives
+
+    @property
+    def carried(self) -> str:
+        """Why the state is not that of this log; empty when it is."""
+        return self._control.carried
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What readiness should say, by part."""
+        found = {"control": self._control.problem or "", "experiments": self._control.carried}
+        if self._control.shared and self.adopting:
+            found["adopting"] = self.adopting
+        found |= {f"experiment {name}": reason for name, reason in self.view.left_out.items()}
+        shared_key = self._control.ledger.token_key
+        if shared_key and self._fingerprint and shared_key != self._fingerprint:
+            found["token key"] = (
+                f"this gateway's token key has the fingerprint {self._fingerprint}, the other gateways' {shared_key}: each refuses the "
+                "feedback tokens of the other; give all of them one file, [gateway] token_key"
+            )
+        return {part: text for part, text in found.items() if text}
 
     def life(self, name: str) -> Life:
         """One experiment. Raises NotFound with the nearest name."""
-        if name not in self.lives:
-            raise NotFound(f"no experiment is named {name!r}; {nearest(name, self.lives)}")
-        return self.lives[name]
+        return changes.life_of(self._control.ledger, name)
+
+    def check(self, config: Config) -> None:
+        """Raises Conflict when a running experiment would change in what its numbers rest on."""
+        memory = self._memory()
+        changes.check(self._control.ledger, config, memory.experiments if memory else None, first=memory is not None and memory.first)
+
+    def follow(self) -> None:
+        """Begin to follow the control log."""
+        self._control.start(self._look)
+
+    async def begin(self, patience_seconds: float = 3.0) -> None:
+        """Make the file true before the first request; where the control log is away, later, by `keep_up`."""
+        self.follow()
+        waited = 0.0
+        while not self._control.caught_up and waited < patience_seconds and self._control.shared:
+            await asyncio.sleep(0.05)
+            waited += 0.05
+        if not self._control.shared:
+            await self.adopt(self._config)
+        else:
+            await self._adopt_late()
 
     async def adopt(self, config: Config, who: str = "config") -> None:
         """Make a new configuration true: create, redefine, reweigh, end what was removed, start what starts by itself.
 
-        Raises Conflict, with nothing changed, when a running experiment would change in what its numbers rest on.
+        Raises Conflict, with nothing changed, when a running experiment would change in what its numbers rest on; Unavailable
+        when the control log is away.
         """
         async with self._changing:
-            self.check(config)
-            self._config = config
-            for name, declared in config.experiments.items():
-                await self._declare(name, declared, who)
-            for name, life in list(self.lives.items()):
-                if life.origin == "config" and name not in config.experiments and life.state in ALLOWED["stop"]:
-                    await self._record(life.name, life.route, "stop", who, "removed from the configuration", {})
-            self.view = self._look()
-            await self._autostart(who)
+            memory = self._memory()
+            said, first = (memory.experiments, memory.first) if memory else (None, False)
+
+            def decide(draft: Draft) -> None:
+                changes.adopt(draft, config, who, said, first)
+                rotated = memory is not None and memory.token_key not in ("", self._fingerprint)
+                if memory is not None and (rotated or not draft.ledger.token_key) and draft.ledger.token_key != self._fingerprint:
+                    draft.token_key = self._fingerprint
+
+            await self._change(decide)
+            with self._looking:
+                self._config = config
+            self._look()
+            if memory is not None:
+                now = Adopted(experiments=dict(config.experiments), token_key=self._fingerprint, first=False)
+                await asyncio.to_thread(self._adopted.save, now)
+            self.adopting = None
 
     async def admit(self, announcement: Mapping[str, Any]) -> bool:
         """Take a candidate of a fine-tune round into an experiment of its own. Returns False when it is known already.
 
-        Raises ValueError when the announcement is not usable.
+        Raises ValueError when the announcement is not usable, Unavailable.
         """
         async with self._changing:
-            name = str(announcement.get("experiment", ""))
-            if name in self.lives:
-                await self._autostart("round")
+            decide = functools.partial(_admit, config=self._config, announcement=announcement)
+            # Asked every few seconds: the control log is troubled only where there is something to do.
+            rehearsal = Draft(self._control.ledger)
+            decide(rehearsal)
+            if rehearsal.empty or not self._control.caught_up:
                 return False
-            declared = msgspec.convert(announcement["definition"], Experiment)
-            variant_name = str(announcement["variant_name"])
-            variants = {variant_name: msgspec.convert(announcement["variant"], Variant)}
-            known = {**self.view.variants, **variants}
-            if declared.route not in self._config.routes:
-                raise ValueError(
-                    f"candidate {variant_name!r} is for route {declared.route!r}; {nearest(declared.route, self._config.routes)}"
-                )
-            for arm in declared.arms:
-                if arm not in known:
-                    raise ValueError(f"candidate experiment {name!r} has the arm {arm!r}; {nearest(arm, known)}")
-            changed = {
-                "definition": declared, "origin": "round", "variants": variants, "round": announcement.get("round", {}),
-            }  # fmt: skip
-            await self._record(name, declared.route, "create", "round", f"candidate {variant_name} passed the gate", changed)
-            await self._autostart("round")
-            return True
+            return any(event.attributes["action"] == "create" for event in (await self._change(decide)).events)
 
     async def change(self, name: str, action: str, who: str, why: str, arm: str | None = None) -> Life:
         """Start, pause, resume, stop or ship. Raises NotFound, Conflict, InvalidRequest, Unavailable."""
         async with self._changing:
-            life = self.life(name)
-            if life.state not in ALLOWED[action]:
-                raise Conflict(f"experiment {name!r} is {life.state}; to {action} it must be {' or '.join(ALLOWED[action])}", field="state")
-            changed: dict[str, object] = {}
-            if action in ("start", "resume"):
-                self._one_per_route(life)
-                changed = {"weights": life.allocation.weights}
-            if action == "start":
-                changed["variants"] = self._meant(life)
-            if action == "ship":
-                if arm is None or arm not in life.declared.arms:
-                    raise InvalidRequest(f"`arm` is {arm!r}; name the arm to ship: {', '.join(life.declared.arms)}", field="arm")
-                changed = {"arm": arm, "over": self._config.routes[life.route].serve if life.route in self._config.routes else ""}
-            await self._record(name, life.route, action, who, why, changed)
-            return self.lives[name]
+            draft = await self._change(lambda draft: changes.act(draft, self._config, name, action, who, why, arm))
+            return draft.ledger.lives[name]
 
     async def reweigh(self, name: str, weights: dict[str, float], who: str, why: str) -> Life:
         """Change the weights of all arms. Raises NotFound, Conflict, InvalidRequest, Unavailable."""
         async with self._changing:
-            life = self.life(name)
-            if life.state not in ALLOWED["weights"]:
-                raise Conflict(f"experiment {name!r} is {life.state}; its weights are history", field="state")
-            if set(weights) != set(life.declared.arms):
-                raise InvalidRequest(
-                    f"`weights` names {sorted(weights)}; give one for each of {sorted(life.declared.arms)}", field="weights"
-                )
-            try:
-                check_weights(weights)
-            except ValueError as error:
-                raise InvalidRequest(f"`weights`: {error}", field="weights") from None
-            if weights != life.allocation.weights:
-                await self._record(name, life.route, "weights", who, why, {"weights": weights})
-            return self.lives[name]
+            draft = await self._change(lambda draft: changes.reweigh(draft, name, weights, who, why))
+            return draft.ledger.lives[name]
 
     async def note(self, action: str, who: str, why: str, changed: Mapping[str, object]) -> None:
-        """Log a change that belongs to no experiment, such as a new configuration file."""
-        async with self._changing:
-            await self._record("", "", action, who, why, changed)
+        """Log a change that belongs to no experiment, such as a new configuration file. Raises Unavailable."""
+        event = control_event("", "", action, who, why, changed)
+        await _available(asyncio.to_thread(lambda: self._log.submit([event]).result()))
+        log.info("control: %s by %s: %s", action, who, why)
+
+    async def publish_erasure(self, unit_hash: str, at: datetime) -> None:
+        """Tell the other gateways, where there are any, that a unit is to be forgotten. Raises Unavailable."""
+        if self._control.shared:
+            async with self._changing:
+                await self._change(lambda draft: draft.erased.update({unit_hash: at}))
 
     async def keep_up(self) -> None:
         """Move the snapshot to the log's end, so that a restart has little to read."""
-        async with self._changing:
-            end = await asyncio.to_thread(self._log.end)
-            self.ledger = msgspec.structs.replace(self.ledger, position=end)
-            await self._save()
+        await asyncio.to_thread(self._control.keep_up)
 
-    async def _record(self, name: str, route: str, action: str, who: str, why: str, changed: Mapping[str, object]) -> None:
-        event = control_event(name, route, action, who, why, changed)
-        try:
-            await asyncio.wrap_future(self._log.submit([event]))
-        except LogFull as error:
-            raise Unavailable(
-                "the event log is full, and a change must be recorded first", headers=retry_after(error.retry_after_seconds)
-            ) from None
-        except OSError as error:
-            raise Unavailable(f"the event log cannot be written ({error.strerror}), and a change must be recorded first") from None
-        # Under the lock this process is the only writer of control records: all of them up to the log's end are applied.
-        end = await asyncio.to_thread(self._log.end)
-        self.ledger = msgspec.structs.replace(apply(self.ledger, event), position=end)
-        self.view = self._look()
-        await self._save()
-        log.info("control: %s %s by %s: %s", action, name or "-", who, why)
+    async def adopt_late(self) -> None:
+        """Adopt the file once the control log can be read; for a gateway that started without it."""
+        if self.adopting is not None and self._control.shared:
+            await self._adopt_late()
 
-    async def _save(self) -> None:
-        try:
-            await asyncio.to_thread(save, self._file, self.ledger)
-        except OSError as error:
-            log.error("the snapshot %s cannot be written (%s); the event log still holds the change", self._file, error.strerror)
+    async def close(self) -> None:
+        """Write the snapshot, stop following."""
+        await self.keep_up()
+        await asyncio.to_thread(self._control.close)
 
-    def _look(self) -> View:
-        variants = {**self.ledger.variants, **self._config.variants}
-        plans = {}
-        for route, section in self._config.routes.items():
-            shipped = self.ledger.shipped.get(route)
-            stands = shipped is not None and shipped.over == section.serve and shipped.variant in variants
-            serve = shipped.variant if shipped is not None and stands else section.serve
-            life = next((life for life in self.lives.values() if life.route == route and life.state == "running"), None)
-            if life is not None and not set(life.declared.arms) <= set(variants):
-                life = None
-            plans[route] = Plan(route, serve, life, Split(life.allocation) if life else None)
-        return View(plans, variants)
-
-    def check(self, config: Config) -> None:
-        """Raises Conflict when a running experiment would change in what its numbers rest on."""
-        for name, declared in config.experiments.items():
-            life = self.lives.get(name)
-            if life is None or life.state not in ("running", "paused"):
-                continue
-            for field in FIXED_WHILE_RUNNING:
-                if getattr(declared, field) != getattr(life.declared, field):
-                    was, now = getattr(life.declared, field), getattr(declared, field)
-                    change = f"its `{field}` cannot change from {was!r} to {now!r}"
-                    raise Conflict(f"experiment {name!r} is {life.state}: {change}; stop it and take a new name")
-            if set(declared.arms) != set(life.declared.arms):
-                arms = sorted(life.declared.arms)
-                raise Conflict(f"experiment {name!r} is {life.state}: its arms are {arms}; for others stop it and take a new name")
-        for life in self.lives.values():
-            if life.state in ("running", "paused") and (life.origin == "round" or life.name in config.experiments):
-                self._check_variants(config, life)
-            missing = set(life.declared.arms) - set(config.variants) - set(self.ledger.variants)
-            if life.state == "running" and missing and (life.origin == "round" or life.name in config.experiments):
-                raise Conflict(
-                    f"variant {sorted(missing)[0]!r} is an arm of the running experiment {life.name!r}; keep it, or stop the experiment"
-                )
-
-    async def _declare(self, name: str, declared: Experiment, who: str) -> None:
-        life = self.lives.get(name)
-        if life is None:
-            origin: Origin = "config"
-            await self._record(name, declared.route, "create", who, "new in the configuration", {"definition": declared, "origin": origin})
+    async def _adopt_late(self) -> None:
+        if not self._control.caught_up or self._control.problem:
             return
-        if declared == life.declared or life.state in ("stopped", "shipped"):
-            return
-        moved = declared.arms != life.declared.arms
-        await self._record(name, declared.route, "redefine", who, "changed in the configuration", {"definition": declared})
-        if moved and life.state != "draft" and declared.arms != life.allocation.weights:
-            await self._record(name, declared.route, "weights", who, "changed in the configuration", {"weights": declared.arms})
+        try:
+            await self.adopt(self._config)
+        except Problem as problem:
+            if self.adopting != problem.detail:
+                log.error("the experiments of the file are not adopted: %s", problem.detail)
+            self.adopting = problem.detail
 
-    async def _autostart(self, who: str) -> None:
-        """Start what starts by itself where its route is free; the others wait for their turn, oldest first."""
-        for life in sorted(self.lives.values(), key=lambda life: life.created_at):
-            if life.declared.autostart and life.state == "draft" and life.route in self._config.routes and not self._others(life):
-                changed = {"weights": life.allocation.weights, "variants": self._meant(life)}
-                await self._record(life.name, life.route, "start", who, "starts by itself", changed)
+    async def _change(self, decide: Decide) -> Draft:
+        draft = await _available(asyncio.to_thread(self._control.change, decide))
+        for event in draft.events:
+            told = event.attributes
+            log.info("control: %s %s by %s: %s", told["action"], event.experiment or "-", told["who"], told["why"])
+        return draft
 
-    def _meant(self, life: Life) -> dict[str, Variant]:
-        """What the arms of an experiment are now."""
-        known = {**self.ledger.variants, **self._config.variants}
-        return {arm: portable(known[arm], self._config.analytics.folder) for arm in life.declared.arms if arm in known}
+    def _memory(self) -> Adopted | None:
+        """What the file of this gateway said before; None where there is no other gateway, and it need not be known."""
+        return self._adopted.read() if self._control.shared else None
 
-    def _check_variants(self, config: Config, life: Life) -> None:
-        """Raises Conflict when an arm would mix the pictures of two variants."""
-        known = {**self.ledger.variants, **config.variants}
-        for arm, meant in life.variants.items():
-            if arm not in known:
-                continue
-            now = portable(known[arm], config.analytics.folder)
-            if difference := differs(meant, now):
-                raise Conflict(
-                    f"variant {arm!r} is an arm of the {life.state} experiment {life.name!r}: {difference}; give the new settings "
-                    f"a new name, such as [variants.{arm}-2], or stop the experiment first"
-                )
+    def _look(self) -> None:
+        with self._looking:
+            self.view = look(self._control.ledger, self._config)
 
-    def _others(self, life: Life) -> list[str]:
-        return [o.name for o in self.lives.values() if o.route == life.route and o.name != life.name and o.state in ("running", "paused")]
 
-    def _one_per_route(self, life: Life) -> None:
-        if life.route not in self._config.routes:
-            raise Conflict(f"route {life.route!r} is no longer configured; {nearest(life.route, self._config.routes)}", field="route")
-        if others := self._others(life):
-            raise Conflict(
-                f"experiment {others[0]!r} holds route {life.route!r}; stop it first: two experiments on one route never share a unit"
-            )
+async def _available(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except LogFull as error:
+        raise Unavailable(
+            "the event log is full, and a change must be recorded first", headers=retry_after(error.retry_after_seconds)
+        ) from None
+    except ControlAway as error:
+        raise Unavailable(str(error), headers=retry_after(RETRY_SECONDS)) from None
+    except OSError as error:
+        raise Unavailable(
+            f"the event log cannot be written ({error.strerror or error}), and a change must be recorded first",
+            headers=retry_after(RETRY_SECONDS),
+        ) from None
+
+
+def _admit(draft: Draft, config: Config, announcement: Mapping[str, Any]) -> None:
+    changes.admit(draft, config, announcement)
 
 
 def actions() -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from analytics.events import Event, derived_id, new_id, utc_now
 from gateway.engines import Engines
-from gateway.experiments import Plan, View
 from gateway.image_request import SEED_LIMIT, ImageRequest, check_size, choose_route
 from gateway.images_store import GenerationRecord, PictureRecord
 from gateway.ledger import Life
+from gateway.plans import Plan, View
 from gateway.problems import ClientGone, GenerationFailed, Overloaded, Unavailable, retry_after
 from serving.engine import Job, Picture
 from serving.errors import Busy, ModelError

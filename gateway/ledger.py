@@ -61,13 +61,17 @@ class Shipped(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """The state after all control records of the log named `log` up to `position`. `variants` came with fine-tune rounds."""
+    """The state after all control records of the log named `log` up to `position`. `variants` came with fine-tune rounds.
+
+    `token_key`: the fingerprint of the key that all gateways of one control topic share; empty where there is one gateway.
+    """
 
     log: str = ""
     position: int = 0
     lives: dict[str, Life] = msgspec.field(default_factory=dict)
     shipped: dict[str, Shipped] = msgspec.field(default_factory=dict)
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
+    token_key: str = ""
 
 
 def apply(ledger: Ledger, event: Event) -> Ledger:

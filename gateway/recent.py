@@ -37,6 +37,10 @@ class Recent:
         for generation_id in [identity for identity, claims in self._claims.items() if claims.unit == unit]:
             self._drop(generation_id)
 
+    def units(self) -> set[str]:
+        """Whose claims are remembered."""
+        return {claims.unit for claims in self._claims.values()}
+
     def _drop(self, generation_id: UUID) -> None:
         for shown in self._claims.pop(generation_id).images:
             self._images.pop(shown.image_id, None)

@@ -8,20 +8,24 @@ from typing import Any
 
 from analytics.event_log import open_log
 from analytics.settings import Document, SettingsError
+from gateway.adopted import AdoptedFile
 from gateway.answers import Answers
 from gateway.config import Config, load
+from gateway.control_log import open_control
 from gateway.engines import Engines
 from gateway.erased import Erased
 from gateway.experiments import Experiments
+from gateway.forgetting import Forgetting
 from gateway.gallery import Gallery
 from gateway.images_store import ImagesStore
 from gateway.journal import Journal
 from gateway.keys import KeyRing
 from gateway.metrics import Metrics
+from gateway.plans import View
 from gateway.problems import Problem
 from gateway.recent import Recent
 from gateway.reports import Reports
-from gateway.tokens import Sealer, read_or_make_key
+from gateway.tokens import Sealer, fingerprint, read_or_make_key
 from serving.engine import Loaded
 from serving.registry import Registry
 
@@ -44,40 +48,47 @@ class Gateway:
         self.keys.refresh()
         state = config.var / "state"
         state.mkdir(parents=True, exist_ok=True)
-        key = read_or_make_key(config.var / "token.key")
+        key = read_or_make_key(config.token_key_path)
         self.sealer = Sealer(key)
         self.erased = Erased(state / "erased.jsonl", key)
         self.registry = Registry(config.registry_url)
         self.store = ImagesStore(config.images_url)
         self.event_log = open_log(config.analytics.events.log)
         try:
-            self.experiments = Experiments(self.event_log, state, config)
+            control = open_control(config, self.event_log, state, self.erased)
+            self.experiments = Experiments(control, self.event_log, AdoptedFile(state / "adopted.json"), config, fingerprint(key))
             self.experiments.check(config)
         except Problem as problem:
             self.event_log.close()
             raise ValueError(f"{config.path or 'defaults'}: {problem.detail}") from None
-        if self.experiments.carried:
-            self.notes["experiments"] = self.experiments.carried
         self.journal = Journal(self.event_log)
         self.reports = Reports(self.event_log, config.analytics.warehouse.url)
         self.engines = Engines(config.engines, self.registry, config.var / "cache", config.gateway.max_queue_seconds)
         self.gallery = Gallery(self.engines)
-        self.answers = Answers(state / "answers.sqlite")
+        self.answers = Answers(state / "answers.sqlite", self.erased.hash)
         self.recent = Recent()
+        retention_hours = config.analytics.events.kafka.retention_hours if config.analytics.events.kafka else None
+        self.forgetting = Forgetting(
+            self.erased, self.experiments, self.event_log, self.store, self.answers, self.recent, self.reports, retention_hours
+        )
         self.metrics = Metrics()
         self.metrics.gauge("salon_events_held", "Events of images that wait for the log", lambda: self.journal.held)
         self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
         self.metrics.gauge("salon_queue_seconds", "Predicted work that waits in the engines", self.engines.queue_seconds)
         self.metrics.gauge("salon_warehouse_lag_positions", "Log positions that the warehouse does not have; -1 unknown", self.reports.lag)
         self._stamp = self._config_stamp()
+        self._warmed: View | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Make the configuration true, begin to load what routes serve, open the warehouse behind it all."""
-        await self.experiments.adopt(self.config)
+        await self.experiments.begin()
         self.adopt(asyncio.create_task(self._open_reports(self.warm())))
-        work = ((self._watch, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS), (self.experiments.keep_up, SNAPSHOT_SECONDS))
+        work = (
+            (self._watch, WATCH_SECONDS), (self._follow_others, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS),
+            (self.experiments.keep_up, SNAPSHOT_SECONDS),
+        )  # fmt: skip
         self._watchers = [asyncio.create_task(self._every(seconds, what)) for what, seconds in work]
 
     async def stop(self) -> None:
@@ -88,7 +99,7 @@ class Gateway:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=10)
         await self.journal.close()
-        await self.experiments.keep_up()
+        await self.experiments.close()
         await asyncio.to_thread(self.engines.close)
         await asyncio.to_thread(self.reports.close)
         await asyncio.to_thread(self.answers.close)
@@ -120,7 +131,7 @@ class Gateway:
 
     def warm(self) -> list[Future[Loaded]]:
         """Begin to load every variant that a request could be given now: what routes serve first."""
-        view = self.experiments.view
+        self._warmed = view = self.experiments.view
         served = [plan.serve for plan in view.plans.values()]
         arms = [arm for plan in view.plans.values() if plan.life for arm in plan.life.declared.arms]
         return [self.engines.start_loading(view.variants[name]) for name in (*served, *arms)]
@@ -128,7 +139,7 @@ class Gateway:
     def readiness(self) -> dict[str, Any]:
         """`ready`: every route's own variant is loaded. `details`: what is not as it should be, by part."""
         view = self.experiments.view
-        details = dict(self.notes)
+        details = {**self.experiments.problems, **self.notes}
         ready = True
         for plan in view.plans.values():
             variant = view.variants[plan.serve]
@@ -198,6 +209,13 @@ class Gateway:
         if stamp is not None and stamp != self._stamp:
             self._stamp = stamp
             await self.reload()
+
+    async def _follow_others(self) -> None:
+        """What other gateways have changed: pictures that may be asked for now, people who are to be forgotten here too."""
+        await self.experiments.adopt_late()
+        if self.experiments.view is not self._warmed:
+            self.warm()
+        await self.forgetting.follow()
 
     async def _admit_candidates(self) -> None:
         for announcement in await asyncio.to_thread(self.registry.announcements):

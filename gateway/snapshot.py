@@ -14,11 +14,16 @@ REPLAY_EVENTS = 5_000
 
 
 def save(file: Path, ledger: Ledger) -> None:
-    """Write the snapshot: a new file, fsynced, in the place of the old. Raises OSError."""
+    """Write the snapshot. Raises OSError."""
+    write_durably(file, msgspec.json.encode(ledger))
+
+
+def write_durably(file: Path, data: bytes) -> None:
+    """A new file, fsynced, in the place of the old. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     with draft.open("wb") as opened:
-        opened.write(msgspec.json.encode(ledger))
+        opened.write(data)
         opened.flush()
         os.fsync(opened.fileno())
     draft.replace(file)
@@ -30,7 +35,7 @@ def restore(file: Path, event_log: EventLog) -> tuple[Ledger, str]:
     A log without an event has lost what the snapshot still knows: the snapshot then goes on. A log with events of its own
     rules; the snapshot is put aside. Raises OSError.
     """
-    ledger, told = _read(file), ""
+    ledger, told = read_snapshot(file), ""
     if ledger.log and ledger.log != event_log.name:
         if event_log.end() == 0:
             told = (
@@ -41,8 +46,7 @@ def restore(file: Path, event_log: EventLog) -> tuple[Ledger, str]:
             # At once: as soon as the log has an event, it could no longer be told from another one.
             save(file, ledger)
         else:
-            aside = file.with_name(f"{file.stem}.{ledger.log}.json")
-            file.replace(aside)
+            aside = put_aside(file, ledger)
             told = (
                 f"the snapshot of experiments belongs to the event log {ledger.log}, not to this one: experiments are what this log says; "
                 f"the snapshot is kept as {aside}"
@@ -57,11 +61,20 @@ def restore(file: Path, event_log: EventLog) -> tuple[Ledger, str]:
     return ledger, told
 
 
-def _read(file: Path) -> Ledger:
+def put_aside(file: Path, ledger: Ledger) -> Path:
+    """Keep the snapshot of another log under that log's name. Returns where. Raises OSError."""
+    aside = file.with_name(f"{file.stem}.{ledger.log}.json")
+    if file.exists():
+        file.replace(aside)
+    return aside
+
+
+def read_snapshot(file: Path) -> Ledger:
+    """What was saved last; an empty ledger where there is nothing, or nothing legible. Raises OSError."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Ledger)
     except FileNotFoundError:
         return Ledger()
     except msgspec.DecodeError as error:
-        log.warning("%s is damaged (%s): rebuilding it from the event log", file, error)
+        log.warning("%s is damaged (%s): rebuilding it from the log of control records", file, error)
         return Ledger()

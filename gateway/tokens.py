@@ -4,6 +4,7 @@ AES-256-GCM over msgpack; the arm and the unit are encrypted, not only signed, b
 """
 
 import base64
+import hmac
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,22 +77,42 @@ class Sealer:
 
 
 def read_or_make_key(path: Path) -> bytes:
-    """32 secret bytes kept at `path`, made with mode 0600 when missing. Raises ValueError when the file is damaged."""
+    """32 secret bytes kept at `path`, made with mode 0600 when missing. Raises ValueError when the file is damaged, OSError."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
         key = path.read_bytes()
-        if len(key) != 32:
-            raise ValueError(
-                f"{path} holds {len(key)} bytes, not 32: restore it, or remove it (open feedback tokens become invalid)"
-            ) from None
-        return key
-    key = os.urandom(32)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
+    except FileNotFoundError:
+        key = _make_key(path)
+    if len(key) != 32:
+        raise ValueError(f"{path} holds {len(key)} bytes, not 32: restore it, or remove it (open feedback tokens become invalid)")
     return key
+
+
+def fingerprint(key: bytes) -> str:
+    """12 hexadecimal digits that tell one key from another and nothing about it."""
+    return hmac.digest(key, b"fingerprint of the token key", "sha256").hex()[:12]
+
+
+def _make_key(path: Path) -> bytes:
+    """The key at `path` afterwards: ours, or that of a gateway that was faster."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(32))
+            file.flush()
+            os.fsync(file.fileno())
+        # A link appears whole or not at all, and never replaces what is there.
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            # A file system without hard links.
+            if not path.exists():
+                draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path.read_bytes()
 
 
 def now_utc() -> datetime:

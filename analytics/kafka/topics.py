@@ -79,6 +79,19 @@ def _missing(address: KafkaAddress, name: str) -> TopicMissing:
     return TopicMissing(f"Kafka at {address.shown} has no topic {name!r}; run `salon migrate`, which makes it")
 
 
+def check_control(address: KafkaAddress) -> TopicFacts:
+    """The facts of the control topic alone, whatever the others are like. Raises TopicMissing, TopicDiffers, BrokerUnreachable."""
+    name = address.control_topic
+    with _admin(address) as admin:
+        there = _described(admin, address, [name])
+        if name not in there:
+            raise _missing(address, name)
+        cleanup = _cleanup_policy(admin, name)
+    facts = TopicFacts(name, str(there[name]["topic_id"]), len(there[name]["partitions"]))
+    _compare_control(facts, cleanup)
+    return facts
+
+
 def _compare(address: KafkaAddress, facts: dict[str, TopicFacts], cleanup: str) -> None:
     there, wanted = facts[address.topic].partitions, address.partitions
     if there != wanted:
@@ -87,7 +100,10 @@ def _compare(address: KafkaAddress, facts: dict[str, TopicFacts], cleanup: str) 
             f"topic {address.topic!r} has {there} partitions and the configuration says partitions={wanted}; "
             f"set partitions={there} in [events] log{more}"
         )
-    control = facts[address.control_topic]
+    _compare_control(facts[address.control_topic], cleanup)
+
+
+def _compare_control(control: TopicFacts, cleanup: str) -> None:
     if control.partitions != 1:
         raise TopicDiffers(
             f"topic {control.name!r} has {control.partitions} partitions and needs exactly 1, for its records have one order; "

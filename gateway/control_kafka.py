@@ -1,0 +1,341 @@
+"""The control log of several gateways: a thread that follows the control topic, and changes it when asked.
+
+What the topic says is folded into a ledger; a snapshot file keeps it with the topic's identity and position, so that a gateway
+starts while Kafka is away. A change is decided on the state at the topic's end and committed only if nobody wrote meanwhile.
+"""
+
+import contextlib
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+from kafka.errors import KafkaError
+
+from analytics.event_log import EventLog, LogFull
+from analytics.events import Event
+from analytics.kafka.address import KafkaAddress
+from analytics.kafka.probe import explain
+from analytics.kafka.topics import check_control
+from gateway.changes import Decide, Draft
+from gateway.control_log import ControlAway
+from gateway.control_records import ERASED, ErasedRecord, ExperimentRecord, Unreadable, put, read_record, records_of, whole
+from gateway.control_topic import CommitUnknown, ControlTopic, Fenced, PositionLost
+from gateway.ledger import Ledger
+from gateway.snapshot import put_aside, read_snapshot, save
+
+log = logging.getLogger(__name__)
+CHANGE_SECONDS, PATIENCE_SECONDS = 10.0, 2.0
+CONNECT_SECONDS, SPOOL_SECONDS = 5.0, 5.0
+HEARTBEAT_SECONDS, RETRY_SECONDS = 2.0, 1.0
+IDLE_SECONDS = 0.1
+
+
+class Replaced(Exception):
+    """The topic is another one than before, or has lost what it had."""
+
+
+class _Job:
+    """A change that somebody waits for."""
+
+    def __init__(self, decide: Decide, seconds: float) -> None:
+        self.decide, self.deadline = decide, time.monotonic() + seconds
+        self.future: Future[Draft] = Future()
+        self.draft: Draft | None = None
+
+    @property
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+class KafkaControl:
+    """See ControlLog. `forget` takes the keyed hash of a unit that another gateway erased, and when: it must be durable there
+    when it returns; `erasures` gives all that this gateway knows, for a topic that has lost them."""
+
+    shared = True
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        spool: EventLog,
+        file: Path,
+        forget: Callable[[str, datetime], None],
+        erasures: Callable[[], Mapping[str, datetime]],
+    ) -> None:
+        self._address, self._spool, self._file = address, spool, file
+        self._forget, self._erasures = forget, erasures
+        self.ledger = read_snapshot(file)
+        self.carried = ""
+        self.caught_up = False
+        self._heard: datetime | None = datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
+        self._away: str | None = "it has not been reached since the start"
+        self._unreadable: dict[bytes, str] = {}
+        self._waiting: queue.Queue[_Job] = queue.Queue()
+        self._unsent: list[Event] = []
+        self._read: set[UUID] = set()
+        self._submitted: set[UUID] = set()
+        self._saved: tuple[str, int] = (self.ledger.log, self.ledger.position)
+        self._saving = threading.Lock()
+        self._stopping = threading.Event()
+        self._changed: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="salon-control", daemon=True)
+
+    @property
+    def problem(self) -> str | None:
+        """See ControlLog."""
+        if self._away is not None:
+            since = f"the state of experiments is that of {self._heard:%Y-%m-%dT%H:%M:%SZ}" if self._heard else "no experiment is known"
+            return f"control topic {self._address.control_topic} unreachable: {self._away}; {since}, and nothing can be changed"
+        if self._unreadable:
+            return next(iter(self._unreadable.values())) + "; until then nothing can be changed here"
+        if self._unsent:
+            return f"{len(self._unsent)} control events wait for the spool"
+        return None
+
+    def start(self, changed: Callable[[], None]) -> None:
+        """See ControlLog."""
+        self._changed = changed
+        self._thread.start()
+
+    def change(self, decide: Decide) -> Draft:
+        """See ControlLog. Takes at most about ten seconds."""
+        job = _Job(decide, CHANGE_SECONDS)
+        self._waiting.put(job)
+        try:
+            return job.future.result(timeout=CHANGE_SECONDS + PATIENCE_SECONDS)
+        except FutureTimeoutError:
+            if job.future.cancel():
+                raise ControlAway(f"{self.problem or 'the control topic is slow'}; nothing has changed") from None
+            raise ControlAway(_UNKNOWN) from None
+
+    def keep_up(self) -> None:
+        """See ControlLog. The snapshot waits for control events that the spool does not have yet."""
+        with self._saving:
+            ledger = self.ledger
+            if self._unsent or self._unreadable or not self.caught_up:
+                return
+            try:
+                save(self._file, ledger)
+                self._saved = (ledger.log, ledger.position)
+            except OSError as error:
+                log.error("the snapshot %s cannot be written (%s); the control topic still holds the state", self._file, error.strerror)
+
+    def close(self) -> None:
+        """See ControlLog."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(CHANGE_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            topic: ControlTopic | None = None
+            try:
+                topic = self._connect()
+                self._away = None
+                self._serve(topic)
+            except (KafkaError, OSError, Replaced, PositionLost) as error:
+                self._lost(error)
+            except Exception as error:
+                # Whatever it was: a gateway that no longer follows the others would do so silently.
+                log.exception("following the control topic failed; it is tried again")
+                self._lost(error)
+            finally:
+                if topic is not None:
+                    topic.close()
+            self._refuse_waiting()
+            self._stopping.wait(RETRY_SECONDS)
+
+    def _lost(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, KafkaError):
+            with contextlib.suppress(Exception):
+                reason = explain(self._address, timeout_seconds=2.0) or reason
+        if reason != self._away:
+            log.error("control topic %s: %s", self._address.control_topic, reason)
+        self._away = reason
+
+    def _refuse_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._waiting.get_nowait()
+                if job.future.set_running_or_notify_cancel():
+                    job.future.set_exception(ControlAway(f"{self.problem}; nothing has changed"))
+
+    def _connect(self) -> ControlTopic:
+        """Go on where the ledger is in this topic, or read the topic from its beginning. Raises KafkaError, OSError."""
+        name = f"kafka:{check_control(self._address).topic_id}"
+        topic = ControlTopic(self._address)
+        try:
+            first, end = topic.ends(CONNECT_SECONDS)
+            known = self.ledger
+            if known.log == name and first <= known.position <= end:
+                topic.seek(known.position)
+            else:
+                self._begin(topic, name, first, end)
+            self._catch_up(topic, CONNECT_SECONDS)
+            self.caught_up = True
+            return topic
+        except BaseException:
+            topic.close()
+            raise
+
+    def _begin(self, topic: ControlTopic, name: str, first: int, end: int) -> None:
+        """The topic rules, unless it is empty: then what this gateway knows goes on, and is written into it again."""
+        known = self.ledger
+        topic.seek(first)
+        fresh = self._fold(topic, Ledger(log=name, position=first), CONNECT_SECONDS)
+        if known.log and not fresh.lives and not fresh.shipped and (known.lives or known.shipped):
+            topic.begin(CONNECT_SECONDS)
+            fresh = self._fold(topic, fresh, CONNECT_SECONDS)
+            if not fresh.lives and not fresh.shipped:
+                self.carried = (
+                    f"the control topic {self._address.control_topic} is new and empty, but {self._file} knows {len(known.lives)} "
+                    f"experiments of {known.log}: they go on as they were, and are written into the topic again"
+                )
+                log.error("%s", self.carried)
+                topic.write(whole(known, self._erasures(), self._spool.name), CONNECT_SECONDS)
+                fresh = self._fold(topic, fresh, CONNECT_SECONDS)
+        elif known.log and (known.lives, known.shipped) != (fresh.lives, fresh.shipped):
+            aside = put_aside(self._file, known)
+            self.carried = (
+                f"the snapshot of experiments belongs to {known.log} at {known.position}, not to what the control topic "
+                f"{self._address.control_topic} holds now: experiments are what the topic says; the snapshot is kept as {aside}"
+            )
+            log.error("%s", self.carried)
+        self._replace(fresh)
+
+    def _fold(self, topic: ControlTopic, ledger: Ledger, seconds: float) -> Ledger:
+        for offset, key, value in topic.to_end(seconds):
+            ledger = self._apply(ledger, offset, key, value)
+        return msgspec.structs.replace(ledger, position=topic.position())
+
+    def _serve(self, topic: ControlTopic) -> None:
+        beat = time.monotonic()
+        while not self._stopping.is_set():
+            with contextlib.suppress(queue.Empty):
+                self._do(topic, self._waiting.get_nowait())
+                continue
+            self._follow(topic)
+            self._submit([])
+            now = time.monotonic()
+            if now - beat > HEARTBEAT_SECONDS:
+                # A consumer polls nothing for ever, without an error, when the broker is away.
+                self._check_same(topic, HEARTBEAT_SECONDS)
+                self._heard, beat = datetime.now(UTC), now
+
+    def _check_same(self, topic: ControlTopic, seconds: float) -> None:
+        if self.ledger.log != f"kafka:{topic.identity()}":
+            raise Replaced("the control topic was deleted, or made again")
+        first, end = topic.ends(seconds)
+        if not first <= self.ledger.position <= end:
+            raise Replaced("the control topic no longer has what was read from it")
+
+    def _follow(self, topic: ControlTopic) -> None:
+        ledger = self.ledger
+        for offset, key, value in topic.next(IDLE_SECONDS):
+            ledger = self._apply(ledger, offset, key, value)
+        if ledger is not self.ledger:
+            self._replace(ledger)
+            self.keep_up()
+
+    def _catch_up(self, topic: ControlTopic, seconds: float) -> None:
+        ledger = self._fold(topic, self.ledger, seconds)
+        self._heard = datetime.now(UTC)
+        if ledger != self.ledger:
+            self._replace(ledger)
+
+    def _apply(self, ledger: Ledger, offset: int, key: bytes, value: bytes | None) -> Ledger:
+        try:
+            record = read_record(key, value) if value is not None else None
+            self._unreadable.pop(key, None)
+        except Unreadable as error:
+            self._unreadable[key] = str(error)
+            log.error("%s", error)
+            record = None
+        if isinstance(record, ErasedRecord):
+            self._forget(key.decode().removeprefix(ERASED), record.at)
+        if isinstance(record, ExperimentRecord):
+            self._read.update(event.event_id for event in record.events)
+            if record.writer == self._spool.name:
+                # Ours, and perhaps of a life that ended before the spool had them.
+                self._submit([event for event in record.events if event.event_id not in self._submitted])
+        if record is not None:
+            ledger = put(ledger, key, record)
+        return msgspec.structs.replace(ledger, position=offset + 1)
+
+    def _replace(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._changed()
+
+    def _do(self, topic: ControlTopic, job: _Job) -> None:
+        """Carry out one change. What is wrong with the change goes to who asked; what is wrong with the topic is raised, too."""
+        if not job.future.set_running_or_notify_cancel():
+            return
+        try:
+            while not self._attempt(topic, job):
+                if job.left <= 0:
+                    raise ControlAway("other gateways change experiments all the time; nothing has changed: ask again")
+                time.sleep(random.uniform(0, 0.1))
+            assert job.draft is not None
+            job.future.set_result(job.draft)
+        except CommitUnknown:
+            job.future.set_exception(ControlAway(_UNKNOWN))
+        except (KafkaError, Replaced, PositionLost) as error:
+            self._lost(error)
+            job.future.set_exception(ControlAway(f"{self.problem}; nothing has changed"))
+            raise
+        except Exception as error:
+            job.future.set_exception(error)
+
+    def _attempt(self, topic: ControlTopic, job: _Job) -> bool:
+        """One try to change; False when another gateway was faster."""
+        topic.begin(max(1.0, job.left))
+        self._check_same(topic, max(1.0, job.left))
+        self._catch_up(topic, max(1.0, job.left))
+        if self._unreadable:
+            raise ControlAway(f"{self.problem}; nothing has changed")
+        if job.draft is not None and any(event.event_id in self._read for event in job.draft.events):
+            # The commit that gave no answer had come through.
+            return True
+        before = self.ledger
+        job.draft = draft = Draft(before)
+        job.decide(draft)
+        records = records_of(before, draft, self._spool.name)
+        if records:
+            try:
+                topic.write(records, max(1.0, job.left))
+            except Fenced:
+                job.draft = None
+                return False
+            except CommitUnknown:
+                if job.left <= 0:
+                    raise
+                return False
+        # The follower reads these records once more, which changes nothing.
+        self._replace(draft.ledger)
+        self._submit(draft.events)
+        return True
+
+    def _submit(self, events: list[Event]) -> None:
+        """Give control events to the spool. What it refuses is kept, here and in the topic, and given again."""
+        self._unsent += events
+        if not self._unsent:
+            return
+        try:
+            self._spool.submit(self._unsent).result(timeout=SPOOL_SECONDS)
+        except (LogFull, OSError, FutureTimeoutError) as error:
+            log.warning("%d control events wait for the spool: %s", len(self._unsent), error)
+            return
+        self._submitted.update(event.event_id for event in self._unsent)
+        self._unsent = []
+
+
+_UNKNOWN = "the control topic did not say in time whether the change is in it; look at the experiment before you ask again"
