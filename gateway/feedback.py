@@ -131,7 +131,7 @@ async def preferences(request: AnyRequest, gateway: Gateway) -> Response[bytes]:
 async def append(gateway: Gateway, events: list[Event]) -> list[bool]:
     """Wait until the events are on disk: True for each new one. Raises Unavailable."""
     try:
-        return await asyncio.wrap_future(gateway.event_log.submit(events))
+        return await asyncio.wrap_future(gateway.event_log.submit(events, together=True))
     except LogFull as full:
         raise Unavailable(
             "the event log is at its bound; nothing was stored, send it again", headers=retry_after(full.retry_after_seconds)

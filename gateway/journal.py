@@ -1,7 +1,8 @@
 """Exposures, generations and images on their way to the event log: an image answer never fails, nor waits long, for the log.
 
-A write normally ends within a millisecond or two, and is awaited. When the log is full or away, events wait in memory up to a
-bound and are tried again; past the bound they are dropped, counted and logged, and readiness says so.
+A write normally ends within a millisecond or two, and is awaited. These events may use an eighth more than the log's bound, so
+they go to disk also when feedback is refused. Only when the disk itself refuses them, or that eighth is full too, they wait in
+memory up to a bound and are tried again; past the bound they are dropped, counted and logged, and readiness says so.
 """
 
 import asyncio
@@ -54,7 +55,7 @@ class Journal:
     async def _write(self, batch: list[Event]) -> None:
         while True:
             try:
-                await asyncio.wrap_future(self._log.submit(batch))
+                await asyncio.wrap_future(self._log.submit(batch, together=True, reserve=True))
                 break
             except LogFull as error:
                 await asyncio.sleep(max(RETRY_SECONDS, min(error.retry_after_seconds, 10.0)))

@@ -1,8 +1,10 @@
 """Prometheus metrics of the gateway. Label sets are fixed: route names come from the configuration, paths are templates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 MEDIA_TYPE = "text/plain; version=0.0.4"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -50,6 +52,20 @@ class Metrics:
         """A value that is read when someone asks."""
         Gauge(name, text, registry=self._registry).set_function(read)
 
+    def count(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A number that only rises, kept elsewhere and read when someone asks; shown as `name`_total."""
+        self._registry.register(_Counted(name, text, read))
+
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self._registry)
+
+
+class _Counted(Collector):
+    """A counter whose value is kept elsewhere."""
+
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name, self._text, self._read = name, text, read
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._text, value=self._read())

@@ -6,7 +6,6 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from analytics.event_log import open_log
 from analytics.settings import Document, SettingsError
 from gateway.adopted import AdoptedFile
 from gateway.answers import Answers
@@ -25,6 +24,7 @@ from gateway.plans import View
 from gateway.problems import Problem
 from gateway.recent import Recent
 from gateway.reports import Reports
+from gateway.spooling import Spooling
 from gateway.tokens import Sealer, fingerprint, read_or_make_key
 from serving.engine import Loaded
 from serving.registry import Registry
@@ -53,7 +53,8 @@ class Gateway:
         self.erased = Erased(state / "erased.jsonl", key)
         self.registry = Registry(config.registry_url)
         self.store = ImagesStore(config.images_url)
-        self.event_log = open_log(config.analytics.events.log)
+        self.spooling = Spooling(config.analytics.events)
+        self.event_log = self.spooling.event_log
         try:
             control = open_control(config, self.event_log, state, self.erased)
             self.experiments = Experiments(control, self.event_log, AdoptedFile(state / "adopted.json"), config, fingerprint(key))
@@ -62,7 +63,7 @@ class Gateway:
             self.event_log.close()
             raise ValueError(f"{config.path or 'defaults'}: {problem.detail}") from None
         self.journal = Journal(self.event_log)
-        self.reports = Reports(self.event_log, config.analytics.warehouse.url)
+        self.reports = Reports(self.event_log, config.analytics.warehouse.url, config.analytics.events.kafka)
         self.engines = Engines(config.engines, self.registry, config.var / "cache", config.gateway.max_queue_seconds)
         self.gallery = Gallery(self.engines)
         self.answers = Answers(state / "answers.sqlite", self.erased.hash)
@@ -76,6 +77,7 @@ class Gateway:
         self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
         self.metrics.gauge("salon_queue_seconds", "Predicted work that waits in the engines", self.engines.queue_seconds)
         self.metrics.gauge("salon_warehouse_lag_positions", "Log positions that the warehouse does not have; -1 unknown", self.reports.lag)
+        self.spooling.show(self.metrics)
         self._stamp = self._config_stamp()
         self._warmed: View | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -83,11 +85,12 @@ class Gateway:
 
     async def start(self) -> None:
         """Make the configuration true, begin to load what routes serve, open the warehouse behind it all."""
+        self.spooling.start()
         await self.experiments.begin()
         self.adopt(asyncio.create_task(self._open_reports(self.warm())))
         work = (
             (self._watch, WATCH_SECONDS), (self._follow_others, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS),
-            (self.experiments.keep_up, SNAPSHOT_SECONDS),
+            (self.experiments.keep_up, SNAPSHOT_SECONDS), (self._look_at_spool, WATCH_SECONDS),
         )  # fmt: skip
         self._watchers = [asyncio.create_task(self._every(seconds, what)) for what, seconds in work]
 
@@ -100,6 +103,7 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=10)
         await self.journal.close()
         await self.experiments.close()
+        await asyncio.to_thread(self.spooling.stop)
         await asyncio.to_thread(self.engines.close)
         await asyncio.to_thread(self.reports.close)
         await asyncio.to_thread(self.answers.close)
@@ -139,7 +143,7 @@ class Gateway:
     def readiness(self) -> dict[str, Any]:
         """`ready`: every route's own variant is loaded. `details`: what is not as it should be, by part."""
         view = self.experiments.view
-        details = {**self.experiments.problems, **self.notes}
+        details = {**self.experiments.problems, **self.spooling.problems(), **self.notes}
         ready = True
         for plan in view.plans.values():
             variant = view.variants[plan.serve]
@@ -153,6 +157,8 @@ class Gateway:
             details["warehouse"] = self.reports.problem
         if self.journal.held:
             details["events"] = f"{self.journal.held} events of images wait for the log"
+        if self.journal.dropped:
+            details["lost"] = f"{self.journal.dropped} events of images were lost, because the log took none for too long"
         return {"ready": ready, "details": details}
 
     async def reload(self) -> None:
@@ -196,6 +202,9 @@ class Gateway:
                 await what()
             except Exception:
                 log.exception("background work failed; it is tried again in %.0f s", seconds)
+
+    async def _look_at_spool(self) -> None:
+        await asyncio.to_thread(self.spooling.refresh)
 
     async def _watch(self) -> None:
         try:

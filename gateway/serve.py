@@ -26,6 +26,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if arguments.log_level != "debug":
+        # The client repeats the same few words at every attempt; our own say once what is wrong.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
     document = Document.read(Path(arguments.config) if arguments.config else None)
     config = load(document)
     host, port = parse_listen(document, arguments.listen or config.gateway.listen)
