@@ -43,6 +43,8 @@ class Membership:
             self._admin.close()
             raise
         self._consumer.subscribe([self.topic], listener=_Turns(self))
+        # A member without metadata that is made the leader would hand out no partition at all.
+        self._partitions()
 
     def poll(self, wait_seconds: float, most_records: int) -> dict[int, list[Any]]:
         """Take part in the group and fetch what is not paused. Partitions that came are in `fresh`, paused, until `go_on`."""

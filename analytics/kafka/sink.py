@@ -135,7 +135,7 @@ class KafkaSink:
             now = time.monotonic()
             for partition, records in fetched.items():
                 self._hands[partition].add(records, now)
-            if now - self._measured > MEASURE_SECONDS:
+            if self._hands and now - self._measured > MEASURE_SECONDS:
                 self._measured = now
                 self._measure(member)
             due = self._due(member, now)
@@ -210,9 +210,7 @@ class KafkaSink:
     def _move(self, member: Membership, due: Sequence[InHand]) -> int:
         # Asked after the records were fetched: so all of them are of the topic that the tokens will name.
         insertion = self._insertion
-        if insertion is None or member.topic_id() != self._topic_id:
-            log.error("the topic %s was deleted and made again; reading it from its beginning", self.address.topic)
-            self._doubt()
+        if insertion is None or self._is_another_topic(member):
             return 0
         moving = Moving(member, insertion, self.state, self._topic_id)
         moving.begin({hand: hand.cut(self._block_rows) for hand in due if hand.pending is None})
@@ -227,8 +225,17 @@ class KafkaSink:
                 self.state.partitions[partition].intent_since_ms = None
         return moved
 
+    def _is_another_topic(self, member: Membership) -> bool:
+        if member.topic_id() == self._topic_id:
+            return False
+        log.error("the topic %s was deleted and made again; reading it from its beginning", self.address.topic)
+        self._doubt()
+        return True
+
     def _measure(self, member: Membership) -> None:
         """How far behind every partition is; and commit past what holds no records (markers of transactions)."""
+        if self._is_another_topic(member):
+            return
         for partition, (_, end) in member.bounds(self._hands).items():
             hand, state, position = self._hands[partition], self.state.partitions[partition], member.position(partition)
             idle = not hand.records and hand.pending is None
