@@ -64,10 +64,14 @@ class LocalLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
+        except sqlite3.Error as error:
+            raise os_error(error, self.path) from error
+        try:
             self.name = self._prepare(self._reader)
             sync_folder(folder)
             used, self._oldest_at = measure(self._reader), oldest_waiting(self._reader)
         except sqlite3.Error as error:
+            self._reader.close()
             raise os_error(error, self.path) from error
         self._reading = threading.Lock()
         self._drain = DrainRate()
