@@ -211,7 +211,7 @@ DIRTY_DAYS = Table(
     columns="day Date, reason String, at DateTime64(6, 'UTC'), cleared UInt8",
     engine="ReplacingMergeTree",
     arguments="cleared",
-    keys="ORDER BY (day, reason)\nTTL toDateTime(at) + toIntervalDay(30) DELETE WHERE cleared = 1",
+    keys="ORDER BY (day, reason)\nTTL toDateTime(at) + toIntervalDay(7) DELETE WHERE cleared = 1",
 )
 ERASURES = Table(
     name="erasures",

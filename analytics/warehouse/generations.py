@@ -54,7 +54,7 @@ def begin_generation(warehouse: Warehouse) -> int:
         if there is not None:
             raise OSError(f"generation {there} is still there as {NEXT} in {warehouse.shown}; finish with drop_old_generation first")
         number = live + 1
-        _create_like(client, layout, "events", NEXT, number)
+        create_like(client, layout, "events", NEXT, number)
     return number
 
 
@@ -108,14 +108,14 @@ def drop_old_generation(warehouse: Warehouse, generation: int) -> None:
     with warehouse.connections.client() as client:
         if _generation(client, layout, "events") != generation:
             raise GenerationGone(f"generation {generation} is not in use in {warehouse.shown}; swap first")
-        _drop(client, layout, NEXT)
+        drop(client, layout, NEXT)
 
 
 def abandon_generation(warehouse: Warehouse, generation: int) -> None:
     """Drop a generation that is being built; one that is in use stays."""
     with warehouse.connections.client() as client:
         if _building(client, warehouse.layout) == generation:
-            _drop(client, warehouse.layout, NEXT)
+            drop(client, warehouse.layout, NEXT)
 
 
 def _generation(client: Any, layout: Layout, table: str) -> int | None:
@@ -139,9 +139,9 @@ def _check_building(client: Any, warehouse: Warehouse, generation: int) -> None:
         raise GenerationGone(f"generation {generation} is not being built in {warehouse.shown}; {there}")
 
 
-def _create_like(client: Any, layout: Layout, table: str, name: str, generation: int) -> None:
-    """A table with the columns, engine, keys, settings and TTL of another, empty."""
-    comment = f" COMMENT '{GENERATION_COMMENT}{generation}'"
+def create_like(client: Any, layout: Layout, table: str, name: str, generation: int | None = None) -> None:
+    """A table with the columns, engine, keys, settings and TTL of another, empty; of a generation, it says so."""
+    comment = f" COMMENT '{GENERATION_COMMENT}{generation}'" if generation else ""
     local, new = layout.local(table), layout.local(name)
     if not layout.cluster:
         client.command(f"CREATE TABLE IF NOT EXISTS {new} AS {local}{comment}")
@@ -149,12 +149,13 @@ def _create_like(client: Any, layout: Layout, table: str, name: str, generation:
     sql = "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
     ((engine,),) = client.query(sql, parameters={"name": local}).result_rows
     # Another place in Keeper, which stays right when names are exchanged.
-    engine = re.sub(r"_g\d+'", f"_g{generation}'", engine, count=1)
+    engine = re.sub(r"/\w+_g\d+'", f"/{table if generation else name}_g{generation or 1}'", engine, count=1)
     client.command(f"CREATE TABLE IF NOT EXISTS {new}{layout.on_cluster} AS {local} ENGINE = {engine}{comment}")
     client.command(layout.distributed(name))
 
 
-def _drop(client: Any, layout: Layout, table: str) -> None:
+def drop(client: Any, layout: Layout, table: str) -> None:
+    """Drop a table, now, wherever it lies. Of no such table: nothing."""
     if layout.cluster:
         client.command(f"DROP TABLE IF EXISTS {table}{layout.on_cluster} SYNC")
     client.command(f"DROP TABLE IF EXISTS {layout.local(table)}{layout.on_cluster} SYNC")
@@ -167,12 +168,12 @@ def _refill_exposures(client: Any, layout: Layout, generation: int) -> None:
     """
     if _generation(client, layout, "exposures") != generation:
         if _generation(client, layout, "exposures_next") != generation:
-            _drop(client, layout, "exposures_next")
-            _create_like(client, layout, "exposures", "exposures_next", generation)
+            drop(client, layout, "exposures_next")
+            create_like(client, layout, "exposures", "exposures_next", generation)
         client.command(f"EXCHANGE TABLES {layout.local('exposures')} AND {layout.local('exposures_next')}{layout.on_cluster}")
     states = EXPOSURE_STATES.format(events="events", final="FINAL", where="")
     client.command(f"INSERT INTO exposures {states}", settings={"insert_deduplicate": 0, "async_insert": 0})
-    _drop(client, layout, "exposures_next")
+    drop(client, layout, "exposures_next")
 
 
 def _columns(client: Any, layout: Layout) -> str:
