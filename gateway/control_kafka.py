@@ -77,6 +77,7 @@ class KafkaControl:
         self.caught_up = False
         self._heard: datetime | None = datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
         self._away: str | None = "it has not been reached since the start"
+        self._failing = False
         self._unreadable: dict[bytes, str] = {}
         self._waiting: queue.Queue[_Job] = queue.Queue()
         self._unsent: list[Event] = []
@@ -106,11 +107,11 @@ class KafkaControl:
         self._thread.start()
 
     def change(self, decide: Decide) -> Draft:
-        """See ControlLog. Takes at most about ten seconds."""
+        """See ControlLog. Takes at most about ten seconds; two while the topic is known to be away."""
         job = _Job(decide, CHANGE_SECONDS)
         self._waiting.put(job)
         try:
-            return job.future.result(timeout=CHANGE_SECONDS + PATIENCE_SECONDS)
+            return job.future.result(timeout=PATIENCE_SECONDS if self._failing else CHANGE_SECONDS + PATIENCE_SECONDS)
         except FutureTimeoutError:
             if job.future.cancel():
                 raise ControlAway(f"{self.problem or 'the control topic is slow'}; nothing has changed") from None
@@ -139,7 +140,7 @@ class KafkaControl:
             topic: ControlTopic | None = None
             try:
                 topic = self._connect()
-                self._away = None
+                self._away, self._failing = None, False
                 self._serve(topic)
             except (KafkaError, OSError, Replaced, PositionLost) as error:
                 self._lost(error)
@@ -160,7 +161,7 @@ class KafkaControl:
                 reason = explain(self._address, timeout_seconds=2.0) or reason
         if reason != self._away:
             log.error("control topic %s: %s", self._address.control_topic, reason)
-        self._away = reason
+        self._away, self._failing = reason, True
 
     def _refuse_waiting(self) -> None:
         with contextlib.suppress(queue.Empty):
