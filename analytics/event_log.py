@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qsl
+from uuid import UUID
 
 import msgspec
 
@@ -46,6 +47,9 @@ class EventLog(Protocol):
         and may use an eighth more than the bound, however long others have waited. Raises LogFull at once when the log is over
         its bound. The future fails with OSError when the disk refuses; then none of `events` was stored.
         """
+
+    def stored(self, event_ids: Sequence[UUID]) -> dict[UUID, Event]:
+        """The events that are still here, of those asked for, by id. Blocks. Raises OSError."""
 
     def read(self, after: int, limit: int) -> list[tuple[int, Event]]:
         """At most `limit` events at positions above `after`, in order."""

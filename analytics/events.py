@@ -12,6 +12,8 @@ from uuid import UUID
 import msgspec
 
 SCHEMA_VERSION = 2
+# A UUIDv7 counts to the year 10889, datetime to 9999.
+LAST_MILLISECOND = 253_402_300_799_000
 
 GATEWAY_KINDS = frozenset({"exposure", "generation", "image", "control"})
 FEEDBACK_KINDS = frozenset({"view", "click", "like", "share", "dislike", "report", "convert", "preference"})
@@ -135,8 +137,8 @@ def derived_id(at: datetime, *parts: str) -> UUID:
 
 
 def time_of(event_id: UUID) -> datetime | None:
-    """When a UUIDv7 was minted; None for any other version."""
-    return datetime.fromtimestamp((event_id.int >> 80) / 1000, UTC) if event_id.version == 7 else None
+    """When a UUIDv7 was minted, in the year 9999 at the latest; None for any other version."""
+    return datetime.fromtimestamp(min(event_id.int >> 80, LAST_MILLISECOND) / 1000, UTC) if event_id.version == 7 else None
 
 
 def _version_7(milliseconds: int, tail: bytes) -> UUID:

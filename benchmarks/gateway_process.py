@@ -15,6 +15,8 @@ from typing import IO
 SETTINGS = """\
 [gateway]
 listen = "127.0.0.1:{port}"
+# A few units here bear the feedback of thousands; that no person does is not what is measured.
+suspicious_events_per_minute = 0
 [variants.base]
 model = "{model}"
 steps = 2

@@ -22,6 +22,7 @@ DEFAULT_TABLES: dict[str, Any] = {
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[gateway]`. `render_timeout_seconds` bounds a request for pictures; `max_queue_seconds` is where 429 begins.
+    Feedback of one unit beyond `suspicious_events_per_minute` is flagged; 0: none is.
 
     `token_key`: the file of the key that seals feedback tokens, "file:PATH"; gateways that serve one app share it. By default
     token.key in the gateway's own folder.
@@ -33,6 +34,7 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     render_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=550)] = 300.0
     max_queue_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 4_000_000
+    suspicious_events_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 600
 
 
 class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -87,6 +87,10 @@ class ImagesStore:
         data = self._read(self._picture(image_id, "generation"))
         return self.generation(UUID(data.decode())) if data is not None else None
 
+    def was_erased(self, generation_id: UUID) -> bool:
+        """Was there such a generation, and was it forgotten with its unit?"""
+        return bool(self._files.exists(self._tombstone(generation_id)))
+
     def erase(self, unit: str) -> tuple[int, int]:
         """Forget a unit. Returns how many generations and pictures were removed."""
         folder = self._unit(unit)
@@ -100,6 +104,8 @@ class ImagesStore:
                 for suffix in ("png", "generation"):
                     self._remove(self._picture(picture.image_id, suffix))
                 pictures += 1
+            # An id that names nobody stays, so that late feedback on it is refused and not taken for another gateway's.
+            self._write(self._tombstone(generation_id), b"")
             self._remove(self._generation(generation_id))
             generations += 1
         self._files.rm(folder, recursive=True)
@@ -116,6 +122,9 @@ class ImagesStore:
 
     def _generation(self, generation_id: UUID) -> str:
         return f"{self._root}/generations/{_day(generation_id)}/{generation_id}.json"
+
+    def _tombstone(self, generation_id: UUID) -> str:
+        return f"{self._root}/generations/{_day(generation_id)}/{generation_id}.erased"
 
     def _unit(self, unit: str) -> str:
         return f"{self._root}/units/{hashlib.sha256(unit.encode('utf-8', 'surrogatepass')).hexdigest()}"

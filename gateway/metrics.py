@@ -1,6 +1,6 @@
 """Prometheus metrics of the gateway. Label sets are fixed: route names come from the configuration, paths are templates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -28,6 +28,7 @@ class Metrics:
             registry=self._registry,
         )
         self._images = Counter("salon_images", "Pictures asked for, by what became of them", ["route", "status"], registry=self._registry)
+        self._flags = Counter("salon_feedback_flags", "Feedback events stored with a flag, by flag", ["flag"], registry=self._registry)
         self._feedback = Counter("salon_feedback_events", "Feedback events, by what became of them", ["status"], registry=self._registry)
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
@@ -47,6 +48,11 @@ class Metrics:
         """Count feedback events: accepted, duplicate, rejected."""
         if count:
             self._feedback.labels(status).inc(count)
+
+    def flagged(self, flags: Iterable[str]) -> None:
+        """Count one event that was stored, under each of its flags."""
+        for flag in flags:
+            self._flags.labels(flag).inc()
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A value that is read when someone asks."""

@@ -22,6 +22,7 @@ from gateway.keys import KeyRing
 from gateway.metrics import Metrics
 from gateway.plans import View
 from gateway.problems import Problem
+from gateway.rates import Rates
 from gateway.recent import Recent
 from gateway.reports import Reports
 from gateway.spooling import Spooling
@@ -72,6 +73,7 @@ class Gateway:
         self.forgetting = Forgetting(
             self.erased, self.experiments, self.event_log, self.store, self.answers, self.recent, self.reports, retention_hours
         )
+        self.rates = Rates(config.gateway.suspicious_events_per_minute)
         self.metrics = Metrics()
         self.metrics.gauge("salon_events_held", "Events of images that wait for the log", lambda: self.journal.held)
         self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
