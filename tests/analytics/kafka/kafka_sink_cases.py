@@ -61,6 +61,12 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+def stop_merges(warehouse: Warehouse) -> None:
+    """A merge removes rows that are there twice: without merges, all that was ever inserted can be counted."""
+    with warehouse.connections.client() as client:
+        client.command("SYSTEM STOP MERGES events")
+
+
 def raw_ids(warehouse: Warehouse, topic: str) -> list[str]:
     """The event ids of a topic's rows as they lie there, a row twice twice."""
     sql = "SELECT toString(event_id) FROM events WHERE startsWith(log_name, {name:String})"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
-from kafka_sink_cases import FAST, drain_all, ids, likes, produce, produce_raw, raw_ids, topics, until
+from kafka_sink_cases import FAST, drain_all, ids, likes, produce, produce_raw, raw_ids, stop_merges, topics, until
 
 from analytics.events import encode
 from analytics.kafka.address import KafkaAddress
@@ -30,6 +30,14 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     opened.migrate()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def unmerged(warehouse: Warehouse) -> Iterator[Warehouse]:
+    stop_merges(warehouse)
+    yield warehouse
+    with warehouse.connections.client() as client:
+        client.command("SYSTEM START MERGES events")
 
 
 @pytest.fixture
@@ -64,15 +72,15 @@ def committed(address: KafkaAddress) -> dict[int, tuple[int, dict[str, Any]]]:
     return {p: (at.offset, json.loads(at.metadata or "{}")) for p, at in found.items() if at is not None}
 
 
-def test_singles_and_envelopes_go_in_once_with_where_they_came_from(address: KafkaAddress, sinks: Sinks, warehouse: Warehouse) -> None:
+def test_singles_and_envelopes_go_in_once_with_where_they_came_from(address: KafkaAddress, sinks: Sinks, unmerged: Warehouse) -> None:
     made = likes(900)
     produce(address, made[:600])
     produce(address, made[600:], envelope=50)
     sink = sinks.open()
     assert drain_all(sink) == 900
-    assert raw_ids(warehouse, address.topic) == ids(made)
+    assert raw_ids(unmerged, address.topic) == ids(made)
     sql = "SELECT log_name, log_partition, count(), uniqExact(log_offset) FROM events WHERE startsWith(log_name, {n:String}) GROUP BY 1, 2"
-    rows = warehouse.query(sql, {"n": f"kafka:{address.topic}:"})
+    rows = unmerged.query(sql, {"n": f"kafka:{address.topic}:"})
     assert sum(messages for *_, messages in rows) == 606 and {p for _, p, _, _ in rows} <= set(range(4))
     # The group's offsets say that all is done, and in which topic.
     (topic_id,) = {name.split(":")[2] for name, *_ in rows}
@@ -81,7 +89,7 @@ def test_singles_and_envelopes_go_in_once_with_where_they_came_from(address: Kaf
     sink.close()
     produce(address, more := likes(10))
     assert drain_all(sinks.open()) == 10
-    assert raw_ids(warehouse, address.topic) == ids(made + more)
+    assert raw_ids(unmerged, address.topic) == ids(made + more)
 
 
 class Killed(BaseException):
@@ -90,7 +98,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("point", ["intent", "insert", "done"])
 def test_a_sink_that_dies_at_any_point_is_followed_exactly(
-    point: str, address: KafkaAddress, sinks: Sinks, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    point: str, address: KafkaAddress, sinks: Sinks, unmerged: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     produce(address, made := likes(200), partition=2)
     dying = sinks.open(block_rows=60)
@@ -116,10 +124,10 @@ def test_a_sink_that_dies_at_any_point_is_followed_exactly(
         assert offset == 0 and note["end"] >= 59
     # What arrives meanwhile must not be drawn into the range that was begun.
     produce(address, more := likes(50), partition=2)
-    assert len(raw_ids(warehouse, address.topic)) == {"intent": 0, "insert": note.get("end", 0) + 1, "done": offset}[point]
+    assert len(raw_ids(unmerged, address.topic)) == {"intent": 0, "insert": note.get("end", 0) + 1, "done": offset}[point]
     follower = sinks.open(block_rows=10_000)
     drain_all(follower)
-    assert raw_ids(warehouse, address.topic) == ids(made + more)
+    assert raw_ids(unmerged, address.topic) == ids(made + more)
     assert follower.state.replays == (point != "done")
 
 
@@ -128,7 +136,7 @@ def _die() -> None:
 
 
 def test_messages_that_cannot_be_read_become_dead_letters_before_the_group_goes_on(
-    address: KafkaAddress, sinks: Sinks, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    address: KafkaAddress, sinks: Sinks, unmerged: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = likes(6)
     produce_raw(
@@ -147,7 +155,7 @@ def test_messages_that_cannot_be_read_become_dead_letters_before_the_group_goes_
     ]  # fmt: skip
     assert "malformed" in first[0].error and "empty" in first[1].error
     drain_all(sinks.open())
-    assert raw_ids(warehouse, address.topic) == ids(good)
+    assert raw_ids(unmerged, address.topic) == ids(good)
     # The second attempt wrote them again; read, each is there once.
     assert [x.set_aside_at for x in read_dead_letters(address)] == [x.set_aside_at for x in first]
 
@@ -161,7 +169,7 @@ def _dies_at_done(commit: Any) -> Any:
     return commit_or_die
 
 
-def test_rows_that_the_warehouse_rejects_are_bisected_out(address: KafkaAddress, sinks: Sinks, warehouse: Warehouse) -> None:
+def test_rows_that_the_warehouse_rejects_are_bisected_out(address: KafkaAddress, sinks: Sinks, unmerged: Warehouse) -> None:
     good, poison = likes(60), likes(3, seed=2**63)
     mixed = [*good[:20], poison[0], *good[20:45], poison[1], *good[45:52]]
     produce(address, mixed, partition=0)
@@ -169,7 +177,7 @@ def test_rows_that_the_warehouse_rejects_are_bisected_out(address: KafkaAddress,
     produce_raw(address, [(b"k", message_value([encode(e) for e in [good[52], poison[2], *good[53:]]]))], partition=0)
     sink = sinks.open()
     assert drain_all(sink) == 63
-    assert raw_ids(warehouse, address.topic) == ids(good)
+    assert raw_ids(unmerged, address.topic) == ids(good)
     letters = read_dead_letters(address)
     assert [x.origin.removeprefix(address.topic) for x in letters] == ["/0/20", "/0/46", "/0/54/1"]
     assert [x.value for x in letters] == [encode(e) for e in poison] and all("seed" in x.error for x in letters)
@@ -177,9 +185,7 @@ def test_rows_that_the_warehouse_rejects_are_bisected_out(address: KafkaAddress,
     assert committed(address)[0][0] == 55
 
 
-def test_markers_of_transactions_are_gaps_and_aborted_records_never_go_in(
-    address: KafkaAddress, sinks: Sinks, warehouse: Warehouse
-) -> None:
+def test_markers_of_transactions_are_gaps_and_aborted_records_never_go_in(address: KafkaAddress, sinks: Sinks, unmerged: Warehouse) -> None:
     made = likes(30)
     producer = open_producer(address, transactional_id=address.topic)
     producer.init_transactions()
@@ -196,7 +202,7 @@ def test_markers_of_transactions_are_gaps_and_aborted_records_never_go_in(
     producer.close()
     sink = sinks.open(block_rows=7)
     drain_all(sink)
-    assert raw_ids(warehouse, address.topic) == ids(made[:10] + made[20:])
+    assert raw_ids(unmerged, address.topic) == ids(made[:10] + made[20:])
     # 30 records and 3 markers; the last marker is passed too, so that other tools see no lag.
     until(lambda: sink.drain(0.05) == 0 and committed(address)[3][0] == 33)
     assert sink.state.lag_records() == 0
@@ -244,7 +250,7 @@ def units(warehouse: Warehouse, address: KafkaAddress) -> dict[str, int]:
 
 
 def test_what_retention_ate_is_counted_and_said(
-    address: KafkaAddress, sinks: Sinks, warehouse: Warehouse, caplog: pytest.LogCaptureFixture
+    address: KafkaAddress, sinks: Sinks, unmerged: Warehouse, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = likes(30)
     produce(address, made[:10], partition=0)
@@ -259,11 +265,11 @@ def test_what_retention_ate_is_counted_and_said(
         drain_all(again := sinks.open())
     assert again.state.lost_to_retention == 7
     assert "7 offsets (10 to 16) were removed" in caplog.text and "retention_hours" in caplog.text
-    assert raw_ids(warehouse, address.topic) == ids(made[:10] + made[17:])
+    assert raw_ids(unmerged, address.topic) == ids(made[:10] + made[17:])
     assert committed(address)[0][0] == 30
 
 
-def test_a_topic_deleted_and_made_again_is_another_topic(address: KafkaAddress, sinks: Sinks, warehouse: Warehouse) -> None:
+def test_a_topic_deleted_and_made_again_is_another_topic(address: KafkaAddress, sinks: Sinks, unmerged: Warehouse) -> None:
     produce(address, old := likes(40), partition=0)
     sink = sinks.open()
     drain_all(sink)
@@ -273,9 +279,9 @@ def test_a_topic_deleted_and_made_again_is_another_topic(address: KafkaAddress, 
     ensure_topics(address)
     # As many as before: offsets and ranges are the same as those that the warehouse has seen.
     produce(address, new := likes(40), partition=0)
-    until(lambda: _drained(sink) and len(raw_ids(warehouse, address.topic)) >= 80)
+    until(lambda: _drained(sink) and len(raw_ids(unmerged, address.topic)) >= 80)
     sink.close()
-    assert raw_ids(warehouse, address.topic) == ids(old + new)
+    assert raw_ids(unmerged, address.topic) == ids(old + new)
     # A group whose offsets outlive the topic does not skip the new topic's beginning either.
     consumer = open_consumer(address, group=address.group)
     stale = OffsetAndMetadata(25, '{"topic_id":"another"}', -1)
@@ -299,7 +305,7 @@ def _drained(sink: KafkaSink) -> bool:
 
 
 def test_a_group_without_its_offsets_reads_again_and_no_report_sees_it(
-    address: KafkaAddress, sinks: Sinks, warehouse: Warehouse, caplog: pytest.LogCaptureFixture
+    address: KafkaAddress, sinks: Sinks, unmerged: Warehouse, caplog: pytest.LogCaptureFixture
 ) -> None:
     produce(address, made := likes(25), partition=0)
     first = sinks.open()
@@ -312,12 +318,12 @@ def test_a_group_without_its_offsets_reads_again_and_no_report_sees_it(
         drain_all(sinks.open(block_rows=10))
     assert "offsets.retention.minutes" in caplog.text
     sql = "SELECT count() FROM events FINAL WHERE startsWith(log_name, {n:String})"
-    assert warehouse.query(sql, {"n": f"kafka:{address.topic}:"}) == [(25,)]
-    assert set(raw_ids(warehouse, address.topic)) == set(ids(made))
+    assert unmerged.query(sql, {"n": f"kafka:{address.topic}:"}) == [(25,)]
+    assert set(raw_ids(unmerged, address.topic)) == set(ids(made))
 
 
 def test_a_warehouse_that_is_down_keeps_the_range_and_the_membership(
-    address: KafkaAddress, sinks: Sinks, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    address: KafkaAddress, sinks: Sinks, unmerged: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     produce(address, made := likes(300))
     insert, down = Warehouse.insert_exact, [True]
@@ -339,10 +345,10 @@ def test_a_warehouse_that_is_down_keeps_the_range_and_the_membership(
     time.sleep(2 * FAST["session_timeout_ms"] / 1000)
     assert thread.sink.state.assignments == 1 and thread.sink.state.oldest_intent_seconds() > 2
     down[0] = False
-    until(lambda: len(raw_ids(warehouse, address.topic)) >= 600)
+    until(lambda: len(raw_ids(unmerged, address.topic)) >= 600)
     until(lambda: thread.last_error is None and thread.moved == 600)
     thread.stop()
-    assert raw_ids(warehouse, address.topic) == ids(made + more)
+    assert raw_ids(unmerged, address.topic) == ids(made + more)
     assert thread.sink.state.assignments == 1 and thread.sink.state.fenced == 0
 
 
