@@ -8,6 +8,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from analytics.kafka.address import KafkaAddress
+from analytics.kafka.checksum import use_c_checksum
 from analytics.kafka.probe import explain
 
 BOOTSTRAP_MS = 5_000
@@ -71,6 +72,7 @@ def unreachable(address: KafkaAddress, error: BaseException) -> BrokerUnreachabl
 
 def _open(kind: Any, address: KafkaAddress, options: dict[str, Any]) -> Any:
     _hide_logins()
+    use_c_checksum()
     try:
         return kind(**(COMMON | address.arguments | options))
     # A missing certificate is an OSError, and a broker that speaks another protocol ends in a ValueError.
@@ -80,12 +82,14 @@ def _open(kind: Any, address: KafkaAddress, options: dict[str, Any]) -> Any:
 
 
 def _hide_logins() -> None:
-    """kafka-python logs every request at level DEBUG, and a PLAIN login holds the password."""
-    for name in ("kafka.net.connection", "kafka.protocol.parser", "kafka.net.transport"):
+    """At level DEBUG kafka-python logs every request, once more as bytes, and a PLAIN login holds the password."""
+    for name in ("kafka.net.connection", "kafka.protocol.parser"):
         logger = logging.getLogger(name)
         if _is_no_login not in logger.filters:
             logger.addFilter(_is_no_login)
 
 
 def _is_no_login(record: logging.LogRecord) -> bool:
-    return "SaslAuthenticateRequest" not in record.getMessage()
+    if record.levelno > logging.DEBUG:
+        return True
+    return record.name != "kafka.protocol.parser" and "SaslAuthenticateRequest" not in record.getMessage()

@@ -16,7 +16,8 @@ def open_readable(settings: AnalyticsSettings) -> Iterator[Warehouse]:
     """The configured warehouse, caught up by nobody; or, when another process has the embedded one open, a copy made from the log.
 
     The copy lives in a temporary folder that is gone afterwards. It holds what the log holds: events that the log dropped
-    to make room are only in the locked warehouse. With Kafka there is no such log: WarehouseLocked says so. Raises what `Warehouse.open` and `open_log` raise.
+    to make room are only in the locked warehouse. With Kafka there is no such log, and
+    WarehouseLocked says so. Raises what `Warehouse.open` and `open_log` raise.
     """
     try:
         warehouse = Warehouse.open(settings.warehouse.url)

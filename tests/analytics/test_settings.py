@@ -30,7 +30,7 @@ def test_other_names_are_taken(name: str) -> None:
     [
         ('[events]\nlog = "var/events"', "salon.toml:2: events.log: .*write local:DIR"),
         ('[events]\nlog = "locale:var/events"', "salon.toml:2: events.log: .*write local:DIR"),
-        ('[events]\nlog = "kafka://broker/topic"', "salon.toml:2: events.log: .*not supported yet; use local:DIR"),
+        ('[events]\nlog = "kafka:broker/topic"', "salon.toml:2: events.log: .*write kafka://host:port"),
         ('[events]\n\nlog = "local:var/events?max_byte=1"', "salon.toml:3: events.log: .*the only one is max_bytes"),
         ('[events]\nlog = "local:var/events?max_bytes=10"', "salon.toml:2: events.log: .*at least 262144"),
         ('[warehouse]\nurl = "duckdb://x"', "salon.toml:2: warehouse.url: .*write chdb://DIR or clickhouse://"),
