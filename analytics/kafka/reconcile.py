@@ -1,7 +1,7 @@
 """Is all that the sinks say is in the warehouse really there? Counts and hashes of event ids, Kafka against ClickHouse."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from uuid import UUID
@@ -45,6 +45,16 @@ class Bucket(msgspec.Struct, kw_only=True):
     def ok(self) -> bool:
         """Whether both sides hold the same events."""
         return not self.missing and not self.extra
+
+    def text(self) -> str:
+        """One line for people."""
+        line = (
+            f"partition {self.partition}, {self.hour:%Y-%m-%d %H}h UTC: {self.kafka_events} events in Kafka, {self.warehouse_events} here"
+        )
+        for what, count, ids in (("missing", self.missing, self.missing_ids), ("too much", self.extra, self.extra_ids)):
+            if count:
+                line += f"; {count} {what}" + (f": {', '.join(map(str, ids))}{', …' if count > len(ids) else ''}" if ids else "")
+        return line
 
 
 class LeftOut(msgspec.Struct):
@@ -94,9 +104,16 @@ class Reconciliation(msgspec.Struct, kw_only=True):
         return sum(bucket.extra for bucket in self.buckets)
 
 
-def reconcile(address: KafkaAddress, warehouse: Warehouse, *, since: datetime, most_records: int | None = None) -> Reconciliation:
+def reconcile(
+    address: KafkaAddress,
+    warehouse: Warehouse,
+    *,
+    since: datetime,
+    most_records: int | None = None,
+    after: Callable[[str], Mapping[int, int]] = lambda log_name: {},
+) -> Reconciliation:
     """Compare what was written to the topic since `since` and is committed by the sinks' group; with `most_records`, of each
-    partition the last so many.
+    partition the last so many. `after` says for the log's name where partitions go on instead: at which offset.
 
     Buckets are hours of `received_at`, so those of late events lie before `since`. Cost: one pass over the records (about
     100,000 events/s), one query over the days they fall on; a difference is looked into id by id, twice. Memory: one block of
@@ -105,7 +122,7 @@ def reconcile(address: KafkaAddress, warehouse: Warehouse, *, since: datetime, m
     with group_clients(address) as (admin, consumer):
         group = read_group(address, admin, consumer, oldest=False)
         side = WarehouseSide(warehouse, log_name(address.topic, group.topic_id))
-        offsets = _offsets(consumer, address.topic, group, since, most_records)
+        offsets = _offsets(consumer, address.topic, group, since, most_records, after(side.log_name))
         left_out = LeftOut()
         today = [since.astimezone(UTC).date() + timedelta(days=n) for n in range((utc_now() - since).days + 2)]
         kafka, days = _kafka_tallies(consumer, address.topic, side, offsets, left_out)
@@ -114,8 +131,8 @@ def reconcile(address: KafkaAddress, warehouse: Warehouse, *, since: datetime, m
         dead = cache(lambda: ids_of(read_dead_letters(address), group.topic_id))
         seen: dict[tuple[int, int], Difference] = {}
         for partition, block in different[:LOOKED_INTO]:
-            first, after = offsets[partition]
-            within = max(first, block * BLOCK), min(after, (block + 1) * BLOCK)
+            first, end = offsets[partition]
+            within = max(first, block * BLOCK), min(end, (block + 1) * BLOCK)
             seen[partition, block] = look_at_difference(consumer, address.topic, side, partition, within, dead)
     for found in seen.values():
         left_out.repeated += found.repeated
@@ -135,7 +152,7 @@ def reconcile(address: KafkaAddress, warehouse: Warehouse, *, since: datetime, m
 
 
 def _offsets(
-    consumer: KafkaConsumer, topic: str, group: GroupState, since: datetime, most_records: int | None
+    consumer: KafkaConsumer, topic: str, group: GroupState, since: datetime, most_records: int | None, after: Mapping[int, int]
 ) -> dict[int, tuple[int, int]]:
     """From the first record written at `since` or later up to what is committed. Events are received before they are written."""
     wanted = {TopicPartition(topic, each.partition): int(since.timestamp() * 1000) for each in group.partitions}
@@ -143,10 +160,11 @@ def _offsets(
     offsets = {}
     for at, each in zip(wanted, group.partitions, strict=True):
         found = begins.get(at)
-        if each.committed is None or not group.readable(each) or found is None:
+        begin = after.get(each.partition, None if found is None else found.offset)
+        if each.committed is None or not group.readable(each) or begin is None:
             continue
         end = each.committed.offset
-        begin = max(each.start, found.offset, 0 if most_records is None else end - most_records)
+        begin = max(each.start, begin, 0 if most_records is None else end - most_records)
         if begin < end:
             offsets[each.partition] = (begin, end)
     return offsets
