@@ -1,4 +1,4 @@
-"""`salon sink`: keeps the warehouse in step with the event log."""
+"""`salon sink`: keeps the warehouse in step with the event log, local or Kafka."""
 
 import argparse
 import signal
@@ -11,6 +11,7 @@ import msgspec
 
 from analytics.command import Command
 from analytics.event_log import open_log
+from analytics.kafka import sink_service
 from analytics.settings import Document, analytics_settings
 from analytics.sink import BATCH, Sink, SinkThread
 from analytics.warehouse.client import Warehouse
@@ -20,11 +21,25 @@ POLL_SECONDS = 1.0
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="move what is there, then end")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there (Kafka only)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     settings = analytics_settings(Document.read(Path(arguments.config) if arguments.config else None))
+    kafka = settings.events.kafka
+    metrics = _endpoint(arguments.metrics) if arguments.metrics else None
+    if kafka is not None:
+        warehouse = Warehouse.open(settings.warehouse.url)
+        try:
+            warehouse.migrate()
+            if arguments.once:
+                return sink_service.drain_once(kafka, warehouse, arguments.format)
+            return sink_service.run(kafka, warehouse, arguments.format, metrics)
+        finally:
+            warehouse.close()
+    if metrics is not None:
+        raise ValueError("--metrics: a sink of a local log has none; they are the gateway's, at its /metrics")
     log = open_log(settings.events.log)
     try:
         warehouse = Warehouse.open(settings.warehouse.url)
@@ -36,6 +51,13 @@ def _run(arguments: argparse.Namespace) -> int:
             warehouse.close()
     finally:
         log.close()
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"--metrics is {text!r}; write HOST:PORT, for example 127.0.0.1:9464")
+    return host.strip("[]"), int(port)
 
 
 def _drain_once(sink: Sink, form: str) -> int:
