@@ -27,6 +27,7 @@ BUSY_SECONDS = 10.0
 FILE = "events.sqlite"
 # The share over `max_bytes` that `reserve` may use.
 RESERVE = 1 / 8
+NEARLY_FULL = 0.9
 LOOKED_UP = 500
 EMPTY_ROW_BYTES = 500
 
@@ -47,9 +48,9 @@ class LocalLog:
     """An event log in `folder`. Several processes may have it open at once; each writes through a thread of its own.
 
     `max_bytes` bounds the data, `max_age_seconds` how long an event may wait to be consumed. What was consumed stays as
-    history up to half of `max_bytes` and is then dropped, oldest first; what was not is never dropped: past a bound
-    `submit` raises LogFull. `reader` is who consumes, for that error's text. Duplicates are known by event_id as long as
-    the event is still here; the warehouse knows them for ever.
+    history up to half of `max_bytes`, less when what waits needs the room, and is dropped oldest first; what was not is never
+    dropped: past a bound `submit` raises LogFull. `reader` is who consumes, for that error's text. Duplicates are known by
+    event_id as long as the event is still here; the warehouse knows them for ever.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class LocalLog:
         self._drain = DrainRate()
         self._row_bytes = float(EMPTY_ROW_BYTES)
         self._last_submit_at = utc_now()
+        # None: there may be history to drop.
+        self._trimming: Future[int] | None = None
         self._writer = LogWriter(self.path, self._connect, used)
 
     @property
@@ -91,6 +94,8 @@ class LocalLog:
         writer = self._writer
         with writer.turn:
             bound = self.max_bytes + int(RESERVE * self.max_bytes) if reserve else self.max_bytes
+            if writer.used + writer.coming + size > NEARLY_FULL * self.max_bytes:
+                self._make_room()
             if writer.used + writer.coming + size > bound:
                 self._refuse_if_full(size, bound)
             if self.max_age_seconds is not None and not reserve:
@@ -158,6 +163,7 @@ class LocalLog:
             if self._writer.used <= self.max_bytes // 2 or not self._do(trim):
                 break
         with self._writer.turn:
+            self._trimming = None
             # Behind our back something may have come into an empty spool.
             self._oldest_at = before if oldest_at is None and self._last_submit_at > before else oldest_at
             self._drain.note(position, oldest_at)
@@ -233,6 +239,11 @@ class LocalLog:
 
     def _do(self, action: Callable[[sqlite3.Connection], T], *, transaction: bool = True) -> T:
         return self._writer.do(action, transaction=transaction)
+
+    def _make_room(self) -> None:
+        """What waits goes before history: begin to drop that, without waiting."""
+        if self._trimming is None or (self._trimming.done() and not self._trimming.exception() and self._trimming.result()):
+            self._trimming = self._writer.later(trim)
 
     def _look_again(self) -> None:
         """Another process may have written since our last commit."""

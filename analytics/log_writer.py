@@ -46,11 +46,14 @@ class LogWriter:
 
     def do(self, action: Callable[[sqlite3.Connection], T], *, transaction: bool = True) -> T:
         """Run `action` on the writing connection, after what was appended before. Blocks. Raises OSError."""
+        return self.later(action, transaction=transaction).result()
+
+    def later(self, action: Callable[[sqlite3.Connection], T], *, transaction: bool = True) -> Future[T]:
+        """The same without waiting."""
         task = _Task(action, transaction)
         with self.turn:
             self._enqueue(task)
-        result: T = task.future.result()
-        return result
+        return task.future
 
     def close(self) -> None:
         """Store what was appended, then stop."""

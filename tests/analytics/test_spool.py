@@ -173,6 +173,23 @@ def test_the_gateways_own_events_may_use_an_eighth_more(tmp_path: Path) -> None:
     log.close()
 
 
+def test_history_makes_room_for_what_waits(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path, max_bytes=2_000_000)
+    past = [event("u" * 200) for _ in range(1000)]
+    log.submit(past).result(10)
+    log.consumed(log.end())
+    history = log.used_bytes
+    assert 500_000 < history < 1_100_000
+    waiting = 0
+    with pytest.raises(LogFull):
+        while True:
+            waiting += sum(log.submit([event("u" * 200) for _ in range(20)]).result(10))
+    assert log.read_spooled(0, 1)[0].position == len(past) + 1
+    assert log.spool_state().events == waiting
+    assert waiting * history / len(past) > 1_800_000
+    log.close()
+
+
 def test_retry_after_follows_from_how_fast_it_is_drained(tmp_path: Path) -> None:
     # By hand: 100 rows a second.
     rate = DrainRate()
