@@ -34,7 +34,7 @@ from gateway.snapshot import put_aside, read_snapshot, save
 
 log = logging.getLogger(__name__)
 CHANGE_SECONDS, PATIENCE_SECONDS = 10.0, 2.0
-CONNECT_SECONDS, SPOOL_SECONDS = 5.0, 5.0
+CONNECT_SECONDS, SPOOL_SECONDS, STOP_SECONDS = 5.0, 5.0, 3.0
 HEARTBEAT_SECONDS, RETRY_SECONDS = 2.0, 1.0
 IDLE_SECONDS = 0.1
 
@@ -133,7 +133,8 @@ class KafkaControl:
         """See ControlLog."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join(CHANGE_SECONDS)
+            # It may be waiting for a broker that is away; whatever it is at, the topic is right without us.
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -233,9 +234,10 @@ class KafkaControl:
                 self._heard, beat = datetime.now(UTC), now
 
     def _check_same(self, topic: ControlTopic, seconds: float) -> None:
+        # The first call has a limit in seconds and finds a broker that is away; the second has none of ours.
+        first, end = topic.ends(seconds)
         if self.ledger.log != f"kafka:{topic.identity()}":
             raise Replaced("the control topic was deleted, or made again")
-        first, end = topic.ends(seconds)
         if not first <= self.ledger.position <= end:
             raise Replaced("the control topic no longer has what was read from it")
 
@@ -311,6 +313,9 @@ class KafkaControl:
         job.decide(draft)
         records = records_of(before, draft, self._spool.name)
         if records:
+            if job.left <= 0:
+                # Whoever asked has been told so, or is about to be.
+                raise ControlAway("the control topic is slow; nothing has changed: ask again")
             try:
                 topic.write(records, max(1.0, job.left))
             except Fenced:

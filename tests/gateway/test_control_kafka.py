@@ -143,7 +143,7 @@ def test_a_change_is_seen_by_the_others_within_a_second(replicas: Make) -> None:
     assert sorted(action for action, _ in one.events() + two.events()) == ["create", "ship", "start", "weights", "weights", "weights"]
 
 
-STEP, CHANGES = 0.001, 60
+STEP, CHANGES = 0.001, 45
 
 
 def race(folder: Path, address: KafkaAddress, seed: int, accepted: Any) -> None:
