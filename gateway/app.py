@@ -25,6 +25,7 @@ HANDLERS = (
     images.generate, images.picture, images.provenance, feedback.feedback, feedback.preferences, experiments_api.assignments,
     experiments_api.experiments, experiments_api.experiment, experiments_api.change, experiments_api.reweigh, experiments_api.report,
     people.forget, operations.live, operations.ready, operations.metrics, operations.schema,
+    operations.event_schemas, operations.event_schema,
 )  # fmt: skip
 
 

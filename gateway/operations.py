@@ -5,8 +5,11 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, get
 
+from analytics.event_schema.files import VERSIONS, kinds, read
+from analytics.events import SCHEMA_VERSION
 from gateway.metrics import MEDIA_TYPE
 from gateway.openapi import document
+from gateway.problems import NotFound
 from gateway.running import Gateway
 
 
@@ -27,6 +30,22 @@ async def ready(gateway: Gateway) -> Response[bytes]:
 def metrics(gateway: Gateway) -> Response[bytes]:
     """Prometheus metrics."""
     return Response(gateway.metrics.text(), media_type=MEDIA_TYPE)
+
+
+@get("/schema/events", sync_to_thread=False)
+def event_schemas() -> dict[str, Any]:
+    """The kinds of event that have a JSON Schema, and the versions of the schemas."""
+    return {"version": SCHEMA_VERSION, "versions": list(VERSIONS), "kinds": kinds()}
+
+
+@get("/schema/events/{kind:str}", sync_to_thread=True)
+def event_schema(kind: str, version: int | None = None) -> Response[bytes]:
+    """The JSON Schema (2020-12) of one kind of event; `custom` stands for kinds that metrics name. `?version=` an older one."""
+    try:
+        found = read(kind, SCHEMA_VERSION if version is None else version)
+    except LookupError as error:
+        raise NotFound(f"there is no {error.args[0]}") from None
+    return Response(found, media_type="application/schema+json")
 
 
 @get(["/schema", "/schema/openapi.json"], include_in_schema=False, sync_to_thread=False)
