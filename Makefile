@@ -27,11 +27,12 @@ crash: $(READY)
 model: $(READY)
 	$(BIN)/python -m finetune.pretrain
 
-# Apache Kafka on port 9092, data in var/kafka; needs Java 17 and Maven. BROKERS=3: three, in var/kafka-3.
+# Apache Kafka, data in var/kafka; needs Java 17 and Maven. BROKERS=3: three, from PORT on, in var/kafka-3.
 BROKERS := 1
+PORT := 9092
 kafka-up kafka-down:
 	@test -n "$(PYTHON)" || { echo "Salon needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 1; }
-	$(PYTHON) deploy/local/kafka/broker.py $(@:kafka-%=%) --brokers $(BROKERS)
+	$(PYTHON) deploy/local/kafka/broker.py $(@:kafka-%=%) --brokers $(BROKERS) --port $(PORT)
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Salon needs Python 3.11, 3.12 or 3.13 on the PATH" >&2; exit 1; }

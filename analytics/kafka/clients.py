@@ -10,6 +10,7 @@ from kafka.errors import KafkaError
 from analytics.kafka.address import KafkaAddress
 from analytics.kafka.checksum import use_c_checksum
 from analytics.kafka.probe import explain
+from analytics.kafka.tls import make_context
 
 BOOTSTRAP_MS = 5_000
 COMMON = {
@@ -74,8 +75,10 @@ def _open(kind: Any, address: KafkaAddress, options: dict[str, Any]) -> Any:
     _hide_logins()
     use_c_checksum()
     try:
-        return kind(**(COMMON | address.arguments | options))
-    # A missing certificate is an OSError, and a broker that speaks another protocol ends in a ValueError.
+        # Made here, so that a file that cannot be used is said at once, and no key's pass phrase is asked for on a terminal.
+        tls = {"ssl_context": make_context(address.arguments)} if address.tls else {}
+        return kind(**(COMMON | address.arguments | tls | options))
+    # A broker that speaks another protocol ends in a ValueError.
     except (KafkaError, OSError, ValueError) as error:
         # Not chained: kafka-python's own text is the vaguer one.
         raise unreachable(address, error) from None

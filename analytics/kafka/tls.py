@@ -24,7 +24,8 @@ def make_context(arguments: Mapping[str, Any]) -> ssl.SSLContext:
         raise ValueError(f"ssl_cafile={authority} {_unusable(error)}; name a PEM file with the certificate of the broker's CA") from None
     if certificate:
         try:
-            context.load_cert_chain(certificate, key)
+            # Without a pass phrase OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(certificate, key, password="")
         except OSError as error:
             files = f"ssl_certfile={certificate}" + (f", ssl_keyfile={key}" if key else "")
             raise ValueError(f"{files} {_unusable(error)}; name PEM files with our certificate and its private key") from None

@@ -61,7 +61,7 @@ def check_topics(address: KafkaAddress) -> dict[str, TopicFacts]:
                 raise _missing(address, name)
             topic = there[name]
             facts[name] = TopicFacts(name, str(topic["topic_id"]), len(topic["partitions"]))
-        cleanup = _cleanup_policy(admin, address.control_topic)
+        cleanup = _cleanup_policy(admin, address)
     _compare(address, facts, cleanup)
     return facts
 
@@ -86,7 +86,7 @@ def check_control(address: KafkaAddress) -> TopicFacts:
         there = _described(admin, address, [name])
         if name not in there:
             raise _missing(address, name)
-        cleanup = _cleanup_policy(admin, name)
+        cleanup = _cleanup_policy(admin, address)
     facts = TopicFacts(name, str(there[name]["topic_id"]), len(there[name]["partitions"]))
     _compare_control(facts, cleanup)
     return facts
@@ -154,7 +154,9 @@ def _described(admin: KafkaAdminClient, address: KafkaAddress, names: Iterable[s
     for topic in admin.describe_topics(list(names)):
         code = topic["error_code"]
         if code == NOT_ALLOWED:
-            raise OSError(f"Kafka at {address.shown}: the user may not see topic {topic['name']!r}; give it DESCRIBE on the topic")
+            raise OSError(
+                f"Kafka at {address.shown}: the user may not see topic {topic['name']!r}; give it DESCRIBE on it, and CREATE to make it"
+            )
         if code not in (0, UNKNOWN_TOPIC, NO_LEADER):
             raise OSError(f"Kafka at {address.shown} says of topic {topic['name']!r}: {for_code(code).__name__}")
         if code != UNKNOWN_TOPIC:
@@ -162,9 +164,15 @@ def _described(admin: KafkaAdminClient, address: KafkaAddress, names: Iterable[s
     return found
 
 
-def _cleanup_policy(admin: KafkaAdminClient, topic: str) -> str:
+def _cleanup_policy(admin: KafkaAdminClient, address: KafkaAddress) -> str:
+    topic = address.control_topic
     found = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic, ["cleanup.policy"])], config_filter="all")
-    return str(found["topic"][topic]["cleanup.policy"]["value"])
+    setting = found.get("topic", {}).get(topic, {}).get("cleanup.policy")
+    # kafka-python leaves out what it was refused.
+    if setting is None:
+        fix = "give it DESCRIBE_CONFIGS on the topic"
+        raise OSError(f"Kafka at {address.shown}: the user may not read the settings of topic {topic!r}; {fix}")
+    return str(setting["value"])
 
 
 @contextmanager

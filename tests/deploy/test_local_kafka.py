@@ -40,9 +40,14 @@ def test_what_was_acknowledged_is_there_after_kill_9_and_the_port_is_the_same(ka
 def test_one_command_each_way(kafka_here: None, tmp_path: Path) -> None:
     port = LocalKafka(tmp_path / "free").bootstrap.rpartition(":")[2]
     words = ["--port", port, "--dir", str(tmp_path / "cluster")]
-    up = subprocess.run([sys.executable, BROKER, "up", *words], capture_output=True, text=True, check=True)
     try:
-        assert f"Kafka serves at 127.0.0.1:{port}" in up.stdout
+        up = subprocess.run([sys.executable, BROKER, "up", *words], capture_output=True, text=True, check=False)
+        assert f"Kafka serves at 127.0.0.1:{port}" in up.stdout, up.stderr
+        again = subprocess.run([sys.executable, BROKER, "up", *words], capture_output=True, text=True, check=False)
+        assert f"Kafka serves at 127.0.0.1:{port}" in again.stdout, again.stderr
+        other = ["--port", port, "--dir", str(tmp_path / "other")]
+        refused = subprocess.run([sys.executable, BROKER, "up", *other], capture_output=True, text=True, check=False)
+        assert refused.returncode == 1 and f"port {port} of Kafka broker 1 (client) is taken by another program" in refused.stderr
         admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}")
         assert len(admin.describe_cluster()["brokers"]) == 1
         admin.close()

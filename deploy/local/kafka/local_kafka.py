@@ -210,6 +210,11 @@ class LocalKafka:
                 raise OSError(f"Kafka could not format its folder: {output.decode()[-1000:]}")
 
     def _launch(self, n: int) -> None:
+        for key, port in self._facts["ports"].items():
+            if key.startswith(f"{n}.") and _taken(port):
+                raise OSError(
+                    f"port {port} of Kafka broker {n} ({key[2:].lower()}) is taken by another program; take another port and folder"
+                )
         line = kafka_jars.command("kafka.Kafka", str(self._home(n) / "server.properties"), heap_megabytes=384)
         with self.log(n).open("ab") as log:
             self._processes[n] = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
@@ -261,6 +266,17 @@ def _free_ports(count: int) -> list[int]:
                 one.bind(("127.0.0.1", random.randrange(15000, 32000)))
                 found.append(one.getsockname()[1])
         return found
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as one:
+        # As Kafka does: what is left of a killed broker's connections does not count.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _serves(port: int, node: int) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import itertools
 import logging
 import re
 import socket
@@ -10,16 +11,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from kafka import TopicPartition
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
 from local_kafka import LocalKafka
 
 from analytics.kafka.address import KafkaAddress, parse_kafka
 from analytics.kafka.clients import BrokerUnreachable, open_admin, open_consumer, open_producer
 from analytics.kafka.probe import explain
-from analytics.kafka.topics import ensure_topics
+from analytics.kafka.topics import check_topics, ensure_topics
 
 PASSWORD = "correct-horse"
 WRONG = "hunter2-wrong"
@@ -40,21 +49,26 @@ class Place:
             "app": self.ca.issue_cert("app@salon.example"),
             "stranger": stranger.issue_cert("app@salon.example"),
         }
-        self.files = {name: folder / f"{name}.pem" for name in (*certificates, "ca", "other-ca")}
+        self.files = {name: folder / f"{name}.pem" for name in (*certificates, "ca", "other-ca", "locked")}
         for name, certificate in certificates.items():
             # Java wants PKCS 8; trustme writes the key in the older form.
             key = to_pkcs8(certificate.private_key_pem.bytes())
             self.files[name].write_bytes(key + b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+        app = load_pem_private_key(certificates["app"].private_key_pem.bytes(), None)
+        locked = app.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pass phrase"))
+        self.files["locked"].write_bytes(locked + certificates["app"].cert_chain_pems[0].bytes())
         self.files["ca"].write_bytes(self.ca.cert_pem.bytes())
         self.files["other-ca"].write_bytes(stranger.cert_pem.bytes())
         self.kafka = LocalKafka(
             folder / "cluster",
             tls=self.files["client"],
-            scram={"app": PASSWORD},
+            scram={"app": PASSWORD, "guest": PASSWORD},
             more_tls={"expired": self.files["expired"], "mutual": self.files["mutual"]},
             settings={
                 "sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
                 "listener.name.client.plain.sasl.jaas.config": PLAIN_LOGIN,
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users": "User:app;User:ANONYMOUS;User:CN=",
                 "listener.name.mutual.ssl.client.auth": "required",
                 "listener.name.mutual.ssl.truststore.type": "PEM",
                 "listener.name.mutual.ssl.truststore.location": str(self.files["ca"]),
@@ -175,8 +189,49 @@ def test_our_own_certificate_lets_us_in_and_a_strangers_does_not(place: Place) -
     open_producer(place.address(ours, listener="MUTUAL")).close()
     strange = explain(place.address(f"security_protocol=SSL&ssl_certfile={place.files['stranger']}", listener="MUTUAL"))
     assert strange is not None and "refuses our certificate; check ssl_certfile" in strange
+    with pytest.raises(BrokerUnreachable, match=r"locked\.pem holds nothing that TLS can use"):
+        open_admin(place.address(f"security_protocol=SSL&ssl_certfile={place.files['locked']}", listener="MUTUAL"))
     keyless = explain(place.address(f"security_protocol=SSL&ssl_certfile={place.files['ca']}", listener="MUTUAL"))
     assert keyless is not None and f"ssl_certfile={place.files['ca']} holds nothing that TLS can use" in keyless
+
+
+def test_a_user_without_rights_is_told_which_are_missing(place: Place) -> None:
+    """First none, then those that docs/kafka.md names for a gateway and a sink."""
+    address = place.address(SASL, login=f"guest:{PASSWORD}@")
+    ensure_topics(place.address(SASL, login=f"app:{PASSWORD}@"))
+    assert explain(address) is None
+    with pytest.raises(OSError, match=r"the user may not see topic 'secured.*'; give it DESCRIBE on it, and CREATE to make it"):
+        check_topics(address)
+    with contextlib.closing(open_admin(place.address(SASL, login=f"app:{PASSWORD}@"))) as admin:
+        grant(admin, ResourceType.TOPIC, [address.topic, address.dead_letter_topic, address.control_topic], ["DESCRIBE"])
+        with pytest.raises(OSError, match=r"the user may not read the settings of topic 'secured\.control'; give it DESCRIBE_CONFIGS"):
+            check_topics(address)
+        grant(admin, ResourceType.TOPIC, [address.control_topic], ["READ", "WRITE", "DESCRIBE_CONFIGS"])
+        grant(admin, ResourceType.TOPIC, [address.topic], ["READ", "WRITE"])
+        grant(admin, ResourceType.TOPIC, [address.dead_letter_topic], ["WRITE"])
+        grant(admin, ResourceType.GROUP, [address.group], ["READ"])
+        grant(admin, ResourceType.TOPIC, ["more"], ["DESCRIBE"])
+    assert len(check_topics(address)) == 3
+    with pytest.raises(OSError, match="refuses to create topic 'more': the user may not create topics; give it CREATE on the cluster"):
+        ensure_topics(msgspec.structs.replace(address, topic="more"))
+    with contextlib.closing(open_producer(address)) as producer:
+        for name in (address.topic, address.dead_letter_topic, address.control_topic):
+            producer.send(name, b"allowed", key=b"kept").get(10)
+    with contextlib.closing(open_consumer(address, group=address.group, auto_offset_reset="earliest")) as consumer:
+        consumer.subscribe([address.topic])
+        deadline, seen = time.monotonic() + 15, 0
+        while not seen and time.monotonic() < deadline:
+            seen += sum(map(len, consumer.poll(500).values()))
+        assert seen
+        consumer.commit()
+
+
+def grant(admin: KafkaAdminClient, kind: ResourceType, names: list[str], operations: list[str]) -> None:
+    pairs = itertools.product(names, operations)
+    acls = [ACL("User:guest", "*", ACLOperation[what], ACLPermissionType.ALLOW, ResourcePattern(kind, name)) for name, what in pairs]
+    assert len(admin.create_acls(acls)["succeeded"]) == len(acls)
+    # The authorizer hears of it a moment later.
+    time.sleep(0.5)
 
 
 @contextlib.contextmanager
