@@ -1,7 +1,8 @@
 """`salon doctor`: what is configured, reachable, lagging or wrong; one line each."""
 
 import argparse
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,20 +12,16 @@ from analytics.event_log import open_log
 from analytics.events import utc_now
 from analytics.settings import Document, SettingsError
 from gateway.config import Config, load
+from gateway.doctor_kafka import kafka_findings
+from gateway.doctor_spool import spool_line
+from gateway.doctor_warehouse import warehouse_findings
+from gateway.findings import Finding, check
 from gateway.images_store import ImagesStore
 from gateway.keys import read_keys
 from serving.engine import LocalEngine
 from serving.registry import Registry
 
-FAILURES = (ValueError, OSError, LookupError, ImportError)
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One line: the part, whether it is well, and what was seen."""
-
-    part: str
-    ok: bool
-    text: str
+SPOOL_SECONDS = 15.0
 
 
 def examine(path: Path | None) -> Iterator[Finding]:
@@ -39,19 +36,26 @@ def examine(path: Path | None) -> Iterator[Finding]:
         True,
         f"{config.path or 'defaults'}: {len(config.variants)} variants, {len(config.routes)} routes, {len(config.experiments)} experiments",
     )
-    yield _check("keys", lambda: _keys(config))
-    yield _check("events", lambda: _events(config))
-    yield _check("warehouse", lambda: _warehouse(config))
-    yield _check("images", lambda: _images(config))
-    yield _check("registry", lambda: f"{len(Registry(config.registry_url).manifests())} artefacts in {config.registry_url}")
+    yield check("keys", lambda: _keys(config))
+    yield from _events_and_warehouse(config)
+    yield check("images", lambda: _images(config))
+    yield check("registry", lambda: f"{len(Registry(config.registry_url).manifests())} artefacts in {config.registry_url}")
     yield from _variants(config)
 
 
-def _check(part: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(part, True, look())
-    except FAILURES as error:
-        return Finding(part, False, str(error) or type(error).__name__)
+def _events_and_warehouse(config: Config) -> Iterator[Finding]:
+    events, warehouse = config.analytics.events, config.analytics.warehouse
+    if events.kafka is None:
+        yield check("events", lambda: _events(config))
+        yield check("warehouse", lambda: _warehouse(config))
+        return
+    yield check("spool", lambda: spool_line(events), SPOOL_SECONDS)
+    sink = "`salon serve`" if warehouse.url.startswith("chdb://") else "`salon sink`"
+    answers = False
+    for finding in kafka_findings(events.kafka, config.token_key_path, sink=sink):
+        answers = answers or (finding.part == "kafka" and finding.ok)
+        yield finding
+    yield from warehouse_findings(warehouse.url, events.kafka, kafka_answers=answers)
 
 
 def _keys(config: Config) -> str:
@@ -116,7 +120,7 @@ def _variants(config: Config) -> Iterator[Finding]:
                 loaded = engines[engine].load(config.variants[name])
                 return f"draws {loaded.width}x{loaded.height} on {engine}, {loaded.digest[:19]}…"
 
-            yield _check(f"variant {name}", look)
+            yield check(f"variant {name}", look)
     finally:
         for opened in engines.values():
             opened.close()
@@ -127,6 +131,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # Its clients tell of every attempt; the findings say what it came to.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
     findings = []
     for finding in examine(Path(arguments.config) if arguments.config else None):
         findings.append(finding)
