@@ -12,6 +12,7 @@ import msgspec
 from analytics.command import Command
 from analytics.event_log import open_log
 from analytics.kafka import sink_service
+from analytics.kafka.reconcile_once import period, reconcile_once
 from analytics.settings import Document, analytics_settings
 from analytics.sink import BATCH, Sink, SinkThread
 from analytics.warehouse.client import Warehouse
@@ -22,6 +23,9 @@ POLL_SECONDS = 1.0
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="move what is there, then end")
     parser.add_argument("--metrics", metavar="HOST:PORT", help="serve Prometheus metrics there (Kafka only)")
+    parser.add_argument("--reconcile", action="store_true", help="compare Kafka and warehouse once, move nothing; exit 1: they differ")
+    parser.add_argument("--hours", type=float, default=24.0, help="with --reconcile: what was written in so many last hours (24)")
+    parser.add_argument("--reconcile-every", metavar="PERIOD", default="1h", help="while running, as --reconcile: 30m, 1h, never (1h)")
     parser.add_argument("--format", choices=("text", "json"), default="text")
 
 
@@ -29,17 +33,24 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = analytics_settings(Document.read(Path(arguments.config) if arguments.config else None))
     kafka = settings.events.kafka
     metrics = _endpoint(arguments.metrics) if arguments.metrics else None
+    every_seconds = period(arguments.reconcile_every)
+    if not 0 < arguments.hours < 100_000:
+        raise ValueError(f"--hours is {arguments.hours}; give a positive number of hours")
     if kafka is not None:
         warehouse = Warehouse.open(settings.warehouse.url)
         try:
+            if arguments.reconcile:
+                return reconcile_once(kafka, warehouse, arguments.hours, arguments.format)
             warehouse.migrate()
             if arguments.once:
                 return sink_service.drain_once(kafka, warehouse, arguments.format)
-            return sink_service.run(kafka, warehouse, arguments.format, metrics)
+            return sink_service.run(kafka, warehouse, arguments.format, metrics, every_seconds)
         finally:
             warehouse.close()
     if metrics is not None:
         raise ValueError("--metrics: a sink of a local log has none; they are the gateway's, at its /metrics")
+    if arguments.reconcile:
+        raise ValueError("--reconcile compares Kafka with the warehouse, and [events] log is local: that sink notes its own position")
     log = open_log(settings.events.log)
     try:
         warehouse = Warehouse.open(settings.warehouse.url)

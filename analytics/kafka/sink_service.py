@@ -34,13 +34,20 @@ def drain_once(address: KafkaAddress, warehouse: Warehouse, form: str) -> int:
     return 0
 
 
-def run(address: KafkaAddress, warehouse: Warehouse, form: str, metrics: tuple[str, int] | None) -> int:
-    """Move events until SIGINT or SIGTERM; outages are waited out. Raises OSError when the metrics' port is taken."""
+def run(
+    address: KafkaAddress,
+    warehouse: Warehouse,
+    form: str,
+    metrics: tuple[str, int] | None,
+    reconcile_seconds: float | None = RECONCILE_SECONDS,
+) -> int:
+    """Move events until SIGINT or SIGTERM; outages are waited out; Kafka and warehouse are compared every `reconcile_seconds`.
+    Raises OSError when the metrics' port is taken."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     thread = KafkaSinkThread(KafkaSink(address, warehouse))
-    watch = SinkWatch(address, warehouse, thread.sink.state, reconcile_seconds=RECONCILE_SECONDS)
+    watch = SinkWatch(address, warehouse, thread.sink.state, reconcile_seconds=reconcile_seconds)
     rollups = RollupThread(warehouse)
     server = serve_metrics(SinkMetrics(thread, watch), *metrics) if metrics else None
     for part in (thread, watch, rollups):
