@@ -71,9 +71,13 @@ class GalleryPicture(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WithFlagged(msgspec.Struct, frozen=True, kw_only=True):
-    """The same experiment with flagged events counted like any other: units per weight period, the primary metric per arm."""
+    """The same experiment with flagged events counted like any other: units per weight period, the primary metric per arm.
+
+    `clean_periods`: units per weight period without those that have a flagged event.
+    """
 
     periods: list[WeightPeriod]
+    clean_periods: list[WeightPeriod]
     primary: dict[str, Moments | QuantileFacts]
 
 

@@ -30,15 +30,16 @@ def flagged_check(
     )
     arms = list(experiment.arms)
     (primary_with,) = compare_family([question], arms, experiment.control, experiment.alpha, pair_units(experiment))
-    srm_with = sample_ratio(facts.with_flagged.periods, arms)
+    srm_with, clean = sample_ratio(facts.with_flagged.periods, arms), sample_ratio(facts.with_flagged.clean_periods, arms)
     without = next((m for m in compared if m.role == "primary"), None)
-    warnings = [*_ratio_warning(srm, srm_with), *(_side_warnings(without, primary_with) if without else [])]
+    warnings = [*_ratio_warnings(srm, srm_with, clean), *(_side_warnings(without, primary_with) if without else [])]
     return Flagged(
         events=events.events,
         share=share,
         by_flag=facts.flags,
         counted=False,
         srm_with=srm_with,
+        srm_of_clean_units=clean,
         primary_with=primary_with,
         ok=not warnings,
         warnings=warnings,
@@ -50,14 +51,22 @@ def pair_units(experiment: Experiment) -> float:
     return experiment.planned_units * 2 / len(experiment.arms)
 
 
-def _ratio_warning(without: SampleRatio, with_: SampleRatio) -> list[str]:
-    if without.ok == with_.ok:
-        return []
-    broken, whole = ("without", "with") if with_.ok else ("with", "without")
-    return [
-        f"The sample ratio is broken only {broken} the flagged events (e-value {(without if with_.ok else with_).e_value:.3g}, "
-        f"{whole} them {(with_ if with_.ok else without).e_value:.3g}): one arm meets what flags them more often."
-    ]
+def _ratio_warnings(without: SampleRatio, with_: SampleRatio, clean: SampleRatio) -> list[str]:
+    warnings = []
+    if without.ok != with_.ok:
+        where = "without" if with_.ok else "with"
+        warnings.append(
+            f"The sample ratio is broken only {where} the flagged events (e-value {without.e_value:.3g} without, {with_.e_value:.3g} "
+            "with them): what flags them meets one arm more often."
+        )
+    if clean.ok != without.ok:
+        left = " / ".join(f"{arm} {n:,} of {clean.expected[arm]:,.0f}" for arm, n in clean.units.items())
+        state = "whole" if clean.ok else "broken"
+        warnings.append(
+            f"The sample ratio of the units without a flagged event is {state} ({left} expected; e-value {clean.e_value:.3g}): "
+            "what flags events meets one arm more often."
+        )
+    return warnings
 
 
 def _side_warnings(without: MetricReport, with_: MetricReport) -> list[str]:

@@ -85,7 +85,8 @@ class Flagged(msgspec.Struct, frozen=True, kw_only=True):
     """Events with a flag (`share` of all; `by_flag`: one with two flags is in both), and what they would change.
 
     `counted`: this report counts them like any other. Else `srm_with` and `primary_with` are the sample ratio and the
-    primary metric with them, None where there are none; `ok` is False, with `warnings`, where those tell something else.
+    primary metric with them, and `srm_of_clean_units` the sample ratio of the units that have no flagged event; None where
+    there are none. `ok` is False, with `warnings`, where those tell something else than the report.
     """
 
     events: int
@@ -93,6 +94,7 @@ class Flagged(msgspec.Struct, frozen=True, kw_only=True):
     by_flag: dict[str, int]
     counted: bool
     srm_with: SampleRatio | None = None
+    srm_of_clean_units: SampleRatio | None = None
     primary_with: MetricReport | None = None
     ok: bool = True
     warnings: list[str] = msgspec.field(default_factory=list)

@@ -116,7 +116,8 @@ def _with_flagged(
 ) -> WithFlagged:
     """What the sample ratio and the primary metric are made of, flagged events counted."""
     scope, arms, key = Scope(name, as_of, flagged=True), list(experiment.arms), experiment.primary
-    exposure = _exposure(warehouse, scope, arms, [at for at, _ in stretches])
+    starts = [at for at, _ in stretches]
+    exposure, clean = (_exposure(warehouse, scope, arms, starts, clean=clean) for clean in (False, True))
     metric = metrics.get(key)
     primary: dict[str, Moments | QuantileFacts]
     if key == "latency_p95_ms":
@@ -125,7 +126,7 @@ def _with_flagged(
         primary = dict(read_quantile(warehouse, scope, arms, metric_events(metric), metric.quantile))
     else:
         primary = dict(read_moments(warehouse, scope, arms, {key: metric} if metric else {}).metrics.get(key, {}))
-    return WithFlagged(periods=_periods(stretches, exposure, arms), primary=primary)
+    return WithFlagged(periods=_periods(stretches, exposure, arms), clean_periods=_periods(stretches, clean, arms), primary=primary)
 
 
 def _periods(stretches: _Stretches, exposure: _Exposure, arms: list[str]) -> list[WeightPeriod]:
@@ -161,12 +162,14 @@ def _first_exposure(warehouse: Warehouse, scope: Scope, arms: list[str]) -> date
     return from_microseconds(at) if units else None
 
 
-def _exposure(warehouse: Warehouse, scope: Scope, arms: list[str], starts: list[datetime]) -> _Exposure:
-    """Exposures before the first of `starts` belong to the first period."""
+def _exposure(warehouse: Warehouse, scope: Scope, arms: list[str], starts: list[datetime], *, clean: bool = False) -> _Exposure:
+    """Exposures before the first of `starts` belong to the first period. With `clean`, units with a flagged event are left out."""
+    flagged = scope.events("event_id, unit", "flags != 0 AND unit != ''")
+    where = f"WHERE unit NOT IN (SELECT unit FROM {flagged})" if clean else ""
     sql = f"""
         SELECT several, first_arm, greatest(1, arrayCount(s -> s <= exposed_at, {{starts:Array(Int64)}})) AS period,
             count(), sum(1 / nullIf(chance, 0)), count(nullIf(chance, 0))
-        FROM {exposed(scope)} GROUP BY several, first_arm, period"""
+        FROM {exposed(scope)} {where} GROUP BY several, first_arm, period"""
     parameters = {**scope.parameters, "starts": [microseconds(at) for at in starts]}
     by_period: list[dict[str, int]] = [{} for _ in starts]
     units: dict[str, int] = {}
