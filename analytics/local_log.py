@@ -17,7 +17,7 @@ from analytics.backlog import SpoolState
 from analytics.drain_rate import ROOM, DrainRate
 from analytics.event_log import DeadLetter, LogFull
 from analytics.events import Event, decode, encode, new_id, utc_now
-from analytics.log_file import create, fold_in_wal, measure, oldest_waiting, os_error, sync_folder, trim
+from analytics.log_file import append_again, create, fold_in_wal, measure, oldest_waiting, os_error, sync_folder, trim
 from analytics.log_writer import ROW_OVERHEAD_BYTES, LogWriter
 
 DEFAULT_MAX_BYTES = 4 << 30
@@ -184,6 +184,21 @@ class LocalLog:
                 event = None
             letters.append(DeadLetter(position=position, event=event, data=data, error=error, set_aside_at=datetime.fromisoformat(at)))
         return letters
+
+    def send_again(self, letter: DeadLetter) -> int:
+        """Put a dead letter back at the end of the log, once. Returns its new position; 0: it is no dead letter any more.
+
+        Raises ValueError for a letter that cannot be read as an event, OSError.
+        """
+        if letter.event is None:
+            raise ValueError(f"the dead letter at position {letter.position} is no event: {letter.error}")
+        event_id = letter.event.event_id.bytes
+
+        def again(db: sqlite3.Connection) -> int:
+            self._writer.backlog.forget()
+            return append_again(db, letter.position, event_id)
+
+        return self._do(again)
 
     def erase(self, unit: str, until: datetime | None = None) -> int:
         """Delete a unit's events and overwrite their bytes; see EventLog."""

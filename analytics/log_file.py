@@ -67,6 +67,17 @@ def append(db: sqlite3.Connection, rows: Sequence[Row], together: bool = False) 
     return new
 
 
+def append_again(db: sqlite3.Connection, position: int, event_id: bytes) -> int:
+    """Store the dead letter at `position` at a new position, and forget the letter; returns the new one, 0 for no such letter."""
+    found = db.execute("SELECT unit, data FROM dead_letters WHERE position = ?", (position,)).fetchone()
+    if found is None:
+        return 0
+    db.execute("DELETE FROM events WHERE event_id = ?", (event_id,))
+    append(db, [(event_id, *found)])
+    db.execute("DELETE FROM dead_letters WHERE position = ?", (position,))
+    return last_position(db)
+
+
 def last_position(db: sqlite3.Connection) -> int:
     """The highest position given out, or 0."""
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()

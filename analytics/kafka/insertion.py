@@ -1,12 +1,14 @@
 """One range of records into the warehouse: the same rows at each attempt, erased people left out, what cannot be read set aside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
 from analytics.events import Event, encode
+from analytics.kafka.collector_pause import collector_paused
 from analytics.kafka.dead_letters import DeadLetterWriter, KafkaDeadLetter, letter_of
 from analytics.kafka.messages import Undecodable, read_message
 from analytics.kafka.ranges import Range, log_name, token
@@ -24,10 +26,14 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class Insertion:
-    """Puts records of one topic into the warehouse's table `into`. Any call may be made again after any error."""
+    """Puts records of one topic into the warehouse by `insert` (token, table). Any call may be made again after any error."""
 
-    def __init__(self, warehouse: Warehouse, dead_letters: DeadLetterWriter, topic: str, topic_id: str, into: str = "events") -> None:
-        self._warehouse, self._dead_letters, self._into = warehouse, dead_letters, into
+    def __init__(
+        self, warehouse: Warehouse, dead_letters: DeadLetterWriter, topic: str, topic_id: str,
+        insert: Callable[[str, pa.Table], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._warehouse, self._dead_letters = warehouse, dead_letters
+        self._insert_exact = insert or warehouse.insert_exact
         self._topic_id = topic_id
         self._log_name = log_name(topic, topic_id)
 
@@ -61,14 +67,15 @@ class Insertion:
         events: list[Event] = []
         offsets: list[int] = []
         letters = []
-        for record in records:
-            try:
-                found = read_message(record.value)
-            except Undecodable as error:
-                letters.append(letter_of(record, self._topic_id, str(error)))
-                continue
-            events += found
-            offsets += [record.offset] * len(found)
+        with collector_paused():
+            for record in records:
+                try:
+                    found = read_message(record.value)
+                except Undecodable as error:
+                    letters.append(letter_of(record, self._topic_id, str(error)))
+                    continue
+                events += found
+                offsets += [record.offset] * len(found)
         return events, offsets, letters
 
     def _insert(self, of: Range, part: str, events: list[Event], offsets: list[int], again: bool) -> int:
@@ -78,8 +85,9 @@ class Insertion:
         chosen = events if all(stay) else [event for event, kept in zip(events, stay, strict=True) if kept]
         if chosen:
             at = offsets if len(chosen) == len(events) else [offset for offset, kept in zip(offsets, stay, strict=True) if kept]
-            table = to_arrow(chosen, log_name=self._log_name, partition=of.partition, offsets=at)
-            self._warehouse.insert_exact(token(self._topic_id, of) + part, table, into=self._into)
+            with collector_paused():
+                table = to_arrow(chosen, log_name=self._log_name, partition=of.partition, offsets=at)
+            self._insert_exact(token(self._topic_id, of) + part, table)
         # A deletion that ran before these rows landed did not see them. An attempt that was cut off may have held more rows than
         # this one, and may have landed in its place: so then everybody erased is deleted again.
         after = self._warehouse.erasures()

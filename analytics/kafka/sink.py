@@ -17,6 +17,7 @@ from kafka.errors import (
 )
 
 from analytics.kafka.address import KafkaAddress
+from analytics.kafka.collector_pause import collector_paused
 from analytics.kafka.dead_letters import DeadLetterWriter
 from analytics.kafka.insertion import Insertion
 from analytics.kafka.intents import starting_point
@@ -128,7 +129,8 @@ class KafkaSink:
     def _turn(self, wait_seconds: float) -> int:
         member = self._open()
         try:
-            fetched = member.poll(wait_seconds, self._block_rows)
+            with collector_paused():
+                fetched = member.poll(wait_seconds, self._block_rows)
             self._forget_moved(member)
             if member.fresh:
                 self._look_up(member)
