@@ -164,8 +164,9 @@ def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
     text = f"{plural(bots.flagged_events, 'flagged event')} {fate}{f' ({which})' if which else ''}, {plural(bots.units, 'bot unit')}"
     yield "bots", bots.flagged_share <= 0.05, text
     if flagged.primary_with is not None and flagged.srm_with is not None:
-        same = f"the sample ratio and {flagged.primary_with.metric} tell the same with them"
-        yield "with flagged", flagged.ok, " ".join(flagged.warnings) or f"{same} ({_lifts(flagged.primary_with)})"
+        told = f"the sample ratio and {flagged.primary_with.metric} tell the same" if flagged.ok else "the report would say something else"
+        also = "" if flagged.ok else "; see the risks at the top"
+        yield "with flagged", flagged.ok, f"{told} with them ({_lifts(flagged.primary_with)}){also}"
 
 
 def _lifts(metric: MetricReport) -> str:
