@@ -50,6 +50,7 @@ class _Job:
         self.decide, self.deadline = decide, time.monotonic() + seconds
         self.future: Future[Draft] = Future()
         self.draft: Draft | None = None
+        self.beaten = ""
 
     @property
     def left(self) -> float:
@@ -285,7 +286,7 @@ class KafkaControl:
         try:
             while not self._attempt(topic, job):
                 if job.left <= 0:
-                    raise ControlAway("other gateways change experiments all the time; nothing has changed: ask again")
+                    raise ControlAway(f"other gateways were faster each time ({job.beaten}); nothing has changed: ask again")
                 time.sleep(random.uniform(0, 0.1))
             assert job.draft is not None
             job.future.set_result(job.draft)
@@ -300,7 +301,11 @@ class KafkaControl:
 
     def _attempt(self, topic: ControlTopic, job: _Job) -> bool:
         """One try to change; False when another gateway was faster."""
-        topic.begin(max(1.0, job.left))
+        try:
+            topic.begin(max(1.0, job.left))
+        except Fenced as error:
+            job.beaten = str(error)
+            return False
         self._check_same(topic, max(1.0, job.left))
         self._catch_up(topic, max(1.0, job.left))
         if self._unreadable:
@@ -318,8 +323,8 @@ class KafkaControl:
                 raise ControlAway("the control topic is slow; nothing has changed: ask again")
             try:
                 topic.write(records, max(1.0, job.left))
-            except Fenced:
-                job.draft = None
+            except Fenced as error:
+                job.draft, job.beaten = None, str(error)
                 return False
             except CommitUnknown:
                 if job.left <= 0:
@@ -336,7 +341,7 @@ class KafkaControl:
         if not self._unsent:
             return
         try:
-            self._spool.submit(self._unsent).result(timeout=SPOOL_SECONDS)
+            self._spool.submit(self._unsent, reserve=True).result(timeout=SPOOL_SECONDS)
         except (LogFull, OSError, FutureTimeoutError) as error:
             log.warning("%d control events wait for the spool: %s", len(self._unsent), error)
             return

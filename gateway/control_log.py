@@ -89,7 +89,7 @@ class DiskControl:
             draft = Draft(self.ledger)
             decide(draft)
             if draft.events:
-                self._log.submit(draft.events).result()
+                self._log.submit(draft.events, reserve=True).result()
                 # Under the lock this process is the only writer of control records: all of them up to the log's end are applied.
                 self.ledger = msgspec.structs.replace(draft.ledger, position=self._log.end())
                 self._changed()

@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import (
+    ConcurrentTransactionsError,
+    IllegalStateError,
+    InvalidProducerEpochError,
+    InvalidProducerIdMappingError,
+    InvalidTxnStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceNumberError,
+    ProducerFencedError,
+    UnknownProducerIdError,
+)
 
 from analytics.kafka.address import KafkaAddress
 from analytics.kafka.clients import open_admin, open_consumer, open_producer
@@ -19,6 +31,11 @@ from analytics.kafka.clients import open_admin, open_consumer, open_producer
 # Well above one write, and short, for a gateway that died within one holds up the others this long.
 TRANSACTION_SECONDS = 10.0
 FETCH_WAIT_MS = 100
+# What a writer hears that another has begun after it, at the coordinator, at the partition's leader or from its own client.
+OVERTAKEN = (
+    ProducerFencedError, InvalidProducerEpochError, InvalidProducerIdMappingError, InvalidTxnStateError, ConcurrentTransactionsError,
+    OutOfOrderSequenceNumberError, UnknownProducerIdError, IllegalStateError,
+)  # fmt: skip
 
 
 class Fenced(Exception):
@@ -100,8 +117,10 @@ class ControlTopic:
         self._producer = producer
         try:
             producer.init_transactions()
-        except BaseException:
+        except BaseException as error:
             self.let_go()
+            if _overtaken(error):
+                raise Fenced(type(error).__name__) from None
             raise
 
     def write(self, records: Mapping[bytes, bytes], seconds: float) -> None:
@@ -115,8 +134,8 @@ class ControlTopic:
                 future.get(timeout=max(0.1, deadline - time.monotonic()))
         except BaseException as error:
             self.let_go()
-            if isinstance(error, KafkaError) and not isinstance(error, KafkaTimeoutError):
-                raise Fenced(str(error)) from None
+            if _overtaken(error):
+                raise Fenced(type(error).__name__) from None
             raise
         try:
             # The client waits for a commit without a limit.
@@ -139,6 +158,11 @@ class ControlTopic:
             self._consumer.close(timeout_ms=1000)
         with contextlib.suppress(Exception):
             self._admin.close()
+
+
+def _overtaken(error: BaseException) -> bool:
+    # The client wraps some of them in its plain error, and nothing else.
+    return isinstance(error, OVERTAKEN) or type(error) is KafkaError
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:

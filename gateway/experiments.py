@@ -63,7 +63,7 @@ class Experiments:
         if shared_key and self._fingerprint and shared_key != self._fingerprint:
             found["token key"] = (
                 f"this gateway's token key has the fingerprint {self._fingerprint}, the other gateways' {shared_key}: each refuses the "
-                "feedback tokens of the other; give all of them one file, [gateway] token_key"
+                "feedback tokens of the other, and forgets nobody for the other; give all of them one file, [gateway] token_key"
             )
         return {part: text for part, text in found.items() if text}
 
@@ -116,6 +116,8 @@ class Experiments:
                 now = Adopted(experiments=dict(config.experiments), token_key=self._fingerprint, first=False)
                 await asyncio.to_thread(self._adopted.save, now)
             self.adopting = None
+            if other_key := self.problems.get("token key"):
+                log.error("%s", other_key)
 
     async def admit(self, announcement: Mapping[str, Any]) -> bool:
         """Take a candidate of a fine-tune round into an experiment of its own. Returns False when it is known already.
@@ -146,7 +148,7 @@ class Experiments:
     async def note(self, action: str, who: str, why: str, changed: Mapping[str, object]) -> None:
         """Log a change that belongs to no experiment, such as a new configuration file. Raises Unavailable."""
         event = control_event("", "", action, who, why, changed)
-        await _available(asyncio.to_thread(lambda: self._log.submit([event]).result()))
+        await _available(asyncio.to_thread(lambda: self._log.submit([event], reserve=True).result()))
         log.info("control: %s by %s: %s", action, who, why)
 
     async def publish_erasure(self, unit_hash: str, at: datetime) -> None:

@@ -79,6 +79,12 @@ class Gateway:
         self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
         self.metrics.gauge("salon_queue_seconds", "Predicted work that waits in the engines", self.engines.queue_seconds)
         self.metrics.gauge("salon_warehouse_lag_positions", "Log positions that the warehouse does not have; -1 unknown", self.reports.lag)
+        self.metrics.gauge(
+            "salon_control_away",
+            "1 while experiments cannot be changed or followed, else 0",
+            lambda: bool(self.experiments.problems.get("control")),
+        )
+        self.metrics.gauge("salon_units_to_forget", "Units erased by other gateways and not yet here", lambda: len(self.erased.to_do()))
         self.spooling.show(self.metrics)
         self._stamp = self._config_stamp()
         self._warmed: View | None = None
