@@ -69,12 +69,12 @@ def _keys(config: Config) -> str:
 def _events(config: Config) -> str:
     event_log = open_log(config.analytics.events.log)
     try:
-        dead = len(event_log.dead_letters())
-        if dead:
-            first = event_log.dead_letters()[0]
+        letters = event_log.dead_letters()
+        if letters:
+            dead, first = len(letters), letters[0]
             raise OSError(
                 f"{dead} events were refused by the warehouse and set aside, the first at position {first.position}: {first.error}; "
-                "they are kept in the log's table dead_letters, and no command puts them back yet"
+                "look at them with `salon replay list`, and put them back with `salon replay send` once the reason is gone"
             )
         return f"{config.analytics.events.log} is at position {event_log.end()}"
     finally:

@@ -154,7 +154,7 @@ def _dead_letters(address: KafkaAddress) -> str:
         first = waiting[0]
         raise Wrong(
             f"{len(waiting)} in {address.dead_letter_topic}, the first from {first.origin} at {first.set_aside_at:%Y-%m-%dT%H:%M:%SZ}: "
-            f"{first.error}; look at them with `salon replay list`"
+            f"{first.error}; look at them with `salon replay list`, send them again with `salon replay send`"
         )
     return f"none in {address.dead_letter_topic}" + (f"; {len(letters)} were sent again" if letters else "")
 

@@ -37,7 +37,7 @@ def _line(spool: LocalLog, max_age_seconds: float) -> str:
         first = spool.dead_letters()[0]
         raise Wrong(
             f"{line}; {state.dead_letters} events that Kafka does not take are set aside in it, the first: {first.error}; "
-            "look at them with `salon replay list`"
+            "look at them with `salon replay list`, send them again with `salon replay send`"
         )
     if age > PROMPT_SECONDS and not _drains(spool):
         raise Wrong(f"{line}; nobody drains it: is salon serve running, and can it reach Kafka? They are safe on disk meanwhile")

@@ -101,6 +101,6 @@ def reconciled_line(found: Reconciliation) -> str:
         worst = "; ".join(bucket.text() for bucket in [bucket for bucket in found.buckets if not bucket.ok][:NAMED])
         raise Wrong(
             f"{what} {found.missing} events are missing in the warehouse and {found.extra} are too much: {worst}. "
-            "`salon sink --reconcile` compares a whole day; `salon replay` can fill the gap while Kafka has the events"
+            "`salon sink --reconcile` compares a whole day; `salon replay backfill` reads the topic again, while Kafka has the events"
         )
     return f"{what} all {found.events} events are in the warehouse" + "".join(f"; {note}" for note in found.notes)

@@ -24,6 +24,7 @@ class PartitionReach(msgspec.Struct, frozen=True, kw_only=True):
     """One partition of the events topic. Offsets: `start` the first there is, `end` after the last; `committed` None: never read.
 
     `owner`: the member that reads it, or None. `waiting_since_ms`: timestamp of the oldest record not in the warehouse.
+    `only_markers`: what is not committed holds no record, only the ends of transactions.
     """
 
     partition: int
@@ -32,10 +33,13 @@ class PartitionReach(msgspec.Struct, frozen=True, kw_only=True):
     committed: Committed | None
     owner: str | None = None
     waiting_since_ms: int | None = None
+    only_markers: bool = False
 
     @property
     def lag_records(self) -> int:
-        """Offsets not committed as being in the warehouse; a message with several events counts once, markers of transactions too."""
+        """Offsets not committed as being in the warehouse; a message with several events counts once, markers between records too."""
+        if self.only_markers:
+            return 0
         return max(0, self.end - (self.start if self.committed is None else max(self.committed.offset, self.start)))
 
     @property
@@ -131,16 +135,24 @@ def _with_oldest(address: KafkaAddress, consumer: KafkaConsumer, group: GroupSta
             offset = reach.committed.offset if reach.committed is not None and group.readable(reach) else reach.start
             waiting[TopicPartition(address.topic, reach.partition)] = max(offset, reach.start)
     found: dict[int, int] = {}
+    ends = {reach.partition: reach.end for reach in group.partitions}
+    through: set[int] = set()
     consumer.assign(list(waiting))
     for at, offset in waiting.items():
         consumer.seek(at, offset)
     deadline = time.monotonic() + OLDEST_SECONDS
-    while len(found) < len(waiting) and time.monotonic() < deadline:
-        for at, records in consumer.poll(timeout_ms=200, max_records=1).items():
+    while len(found) + len(through) < len(waiting) and time.monotonic() < deadline:
+        for at, records in consumer.poll(timeout_ms=100, max_records=1).items():
             found[at.partition] = records[0].timestamp
             consumer.pause(at)
+        for at in waiting:
+            if at.partition not in found and consumer.position(at) >= ends[at.partition]:
+                through.add(at.partition)
     consumer.unsubscribe()
-    return [msgspec.structs.replace(reach, waiting_since_ms=found.get(reach.partition)) for reach in group.partitions]
+    return [
+        msgspec.structs.replace(reach, waiting_since_ms=found.get(reach.partition), only_markers=reach.partition in through)
+        for reach in group.partitions
+    ]
 
 
 @contextmanager

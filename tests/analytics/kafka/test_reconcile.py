@@ -16,6 +16,7 @@ from kafka_sink_cases import FAST, drain_all, likes, produce, produce_raw, topic
 from analytics.events import Event, derived_id, encode, new_id, utc_now
 from analytics.kafka import reconcile as module
 from analytics.kafka.address import KafkaAddress
+from analytics.kafka.clients import open_producer
 from analytics.kafka.committed_part import BLOCK, Block, look_into
 from analytics.kafka.dead_letters import read_dead_letters
 from analytics.kafka.group_state import look_at_group
@@ -123,6 +124,23 @@ def test_repeats_are_no_difference_wherever_they_lie(address: KafkaAddress, sink
     # In the same partition, but out of sight of the first copy.
     last = look(address, warehouse, most_records=4)
     assert last.ok and last.left_out.repeated >= 4
+
+
+def test_transactions_and_their_markers(address: KafkaAddress, sink: KafkaSink, warehouse: Warehouse) -> None:
+    made = likes(9)
+    producer = open_producer(address, transactional_id=address.group)
+    producer.init_transactions()
+    for number, finish in enumerate((producer.commit_transaction, producer.abort_transaction, producer.commit_transaction)):
+        producer.begin_transaction()
+        for event in made[3 * number : 3 * number + 3]:
+            producer.send(address.topic, value=encode(event), partition=0).get(10)
+        finish()
+    producer.close()
+    drain_all(sink)
+    found = look(address, warehouse)
+    assert found.ok and found.events == 6 and found.offsets[0][1] >= 11
+    # The last marker is no record that waits.
+    assert [each.lag_records for each in look_at_group(address).partitions] == [0] * 4
 
 
 def test_an_erased_unit_is_in_neither_count(address: KafkaAddress, sink: KafkaSink, warehouse: Warehouse) -> None:
