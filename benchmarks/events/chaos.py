@@ -165,8 +165,8 @@ def judged(verdict: count.Verdict, sabotage: str) -> int:
 
 def exposures(it: Topology, folder: Path) -> int:
     """One picture for each unit, so that each has an arm and a token; how many units."""
-    with Client(f"http://127.0.0.1:{it.gateway_ports[0]}", it.key) as client:
-        tokens = [client.generate("a red heart", route="hero", user=f"unit-{i}").token for i in range(UNITS)]
+    client = Client(f"http://127.0.0.1:{it.gateway_ports[0]}", it.key)
+    tokens = [client.generate("a red heart", route="hero", user=f"unit-{i}").token for i in range(UNITS)]
     lines = [json.dumps([f"unit-{i}", token]) for i, token in enumerate(tokens)]
     (folder / "tokens.jsonl").write_text("\n".join(lines))
     return UNITS

@@ -111,9 +111,8 @@ def http(folder: Path, broker: LocalKafka, seconds: float) -> None:
     home.mkdir()
     server = GatewayProcess(home)
     log = f'[events]\nlog = "kafka://{broker.bootstrap}/http.events?partitions={PARTITIONS}&control_topic=http.events.control"\n'
-    more = "suspicious_events_per_minute = 1000000000\n"
     settings = home / "salon.toml"
-    settings.write_text(settings.read_text().replace("[variants.base]", f"{more}{log}[variants.base]", 1))
+    settings.write_text(settings.read_text().replace("[variants.base]", f"{log}[variants.base]", 1))
     server.start()
     try:
         server.ready()

@@ -19,7 +19,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "deploy/local/kafka"), s
 SETTINGS = """\
 [gateway]
 listen = "127.0.0.1:{port}"
-suspicious_events_per_minute = 1000000000
+token_key = "file:{token_key}"
+suspicious_events_per_minute = 0
 [events]
 log = "kafka://{bootstrap}/?partitions=6&replication_factor={replicas}&min_insync_replicas={insync}"
 spool_max_bytes = {spool_bytes}
@@ -158,7 +159,8 @@ class Topology:
             "replicas": min(3, brokers),
             "insync": 2 if brokers >= 3 else 1,
             "warehouse": self.warehouse_port,
-            "spool_bytes": 4 << 30,
+            "spool_bytes": 1 << 30,
+            "token_key": folder / "token.key",
         }
         self.gateways = [self._gateway(i, spool if i == 0 else None, sabotage) for i in range(gateways)]
         self.sinks = [self._sink(i, sabotage) for i in range(sinks)]
@@ -191,9 +193,7 @@ class Topology:
             raise RuntimeError(self.gateways[0].tail())
         self.key = found[0]
         for i, gateway in enumerate(self.gateways[1:], 1):
-            for file in ("keys.toml", "var/token.key"):
-                (self.folder / f"gateway-{i}/var").mkdir(exist_ok=True)
-                shutil.copy(self.folder / "gateway-0" / file, self.folder / f"gateway-{i}" / file)
+            shutil.copy(self.folder / "gateway-0/keys.toml", self.folder / f"gateway-{i}/keys.toml")
             gateway.start()
             self.ready(i)
         for sink in self.sinks:
@@ -254,7 +254,7 @@ class Topology:
         folder.mkdir(parents=True)
         settings = SETTINGS.format(port=self.gateway_ports[i], **self.settings)
         if spool is not None:
-            settings = settings.replace("spool_max_bytes", f'spool = "{spool}"\nspool_max_bytes')
+            settings = settings.replace("spool_max_bytes", f'spool = "{spool / "var/spool"}"\nspool_max_bytes')
         (folder / "salon.toml").write_text(settings)
         return Service(f"gateway-{i}", [*program(sabotage, "gateway"), "serve", "--config", str(folder / "salon.toml")], folder)
 
