@@ -195,3 +195,12 @@ def test_every_problem_type_is_described_with_its_status() -> None:
 
     told = set(re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", page_text("http.md"), re.MULTILINE))
     assert told == {(str(kind.status), kind.kind) for kind in below(Problem)}
+
+
+def test_every_metric_is_explained() -> None:
+    sources = [*(ROOT / "gateway").glob("*.py"), *(ROOT / "analytics").rglob("*.py")]
+    exported = {name for path in sources for name in re.findall(r'"(salon_[a-z_]+[a-z])"', path.read_text("utf-8"))}
+    explained = set(re.findall(r"salon_[a-z_]+[a-z]", page_text("watching.md")))
+    assert len(exported) > 30
+    assert {name for name in exported if name not in explained and f"{name}_total" not in explained} == set()
+    assert {name for name in explained if name not in exported and name.removesuffix("_total") not in exported} == set()
