@@ -108,7 +108,8 @@ class Experiments:
                 if memory is not None and (rotated or not draft.ledger.token_key) and draft.ledger.token_key != self._fingerprint:
                     draft.token_key = self._fingerprint
 
-            await self._change(decide)
+            if (await self._change(decide)).token_key:
+                log.warning("the token key of all gateways has the fingerprint %s from now on", self._fingerprint)
             with self._looking:
                 self._config = config
             self._look()

@@ -1,5 +1,6 @@
 """The control topic on a real broker: one writer at a time, followers, crashes between topic and spool, topics lost and changed."""
 
+import asyncio
 import itertools
 import multiprocessing
 import random
@@ -20,11 +21,13 @@ from analytics.kafka.topics import ensure_topics
 from analytics.local_log import LocalLog
 from analytics.settings import Document
 from gateway import changes
+from gateway.adopted import AdoptedFile
 from gateway.changes import Draft
 from gateway.config import Config, load
 from gateway.control_kafka import KafkaControl
 from gateway.control_log import ControlAway
 from gateway.control_topic import CommitUnknown, ControlTopic
+from gateway.experiments import Experiments
 from gateway.problems import Conflict
 
 FILE = """
@@ -364,3 +367,25 @@ def test_a_missing_topic_is_named_with_the_fix(tmp_path: Path, kafka_url: str) -
         replica.control.change(adopt)
     finally:
         replica.close()
+
+
+def test_a_token_key_is_compared_and_changes_where_a_gateway_was_given_another(tmp_path: Path, replicas: Make) -> None:
+    def start(name: str, key: str) -> tuple[Experiments, Replica]:
+        replica = replicas(name)
+        made = Experiments(replica.control, replica.spool, AdoptedFile(tmp_path / name / "adopted.json"), CONFIG, key)
+        until(lambda: replica.control.caught_up)
+        asyncio.run(made.adopt(CONFIG))
+        return made, replica
+
+    one, _ = start("one", "aaaa")
+    two, replica = start("two", "bbbb")
+    assert "token key" not in one.problems and "bbbb" in two.problems["token key"] and "aaaa" in two.problems["token key"]
+    assert one.lives == two.lives and set(one.lives) == {"colours"}
+    # Its file was not the others', and stays so at each start: only a key that changes is meant for all.
+    replica.close()
+    two, replica = start("two", "bbbb")
+    assert "token key" in two.problems
+    replica.close()
+    two, _ = start("two", "cccc")
+    assert "token key" not in two.problems
+    until(lambda: "cccc" in one.problems.get("token key", ""))
