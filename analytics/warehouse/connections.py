@@ -105,7 +105,11 @@ class Connections:
         else:
             database = database or "default"
         try:
-            return clickhouse_connect.get_client(database=database, **address.arguments)
+            client = clickhouse_connect.get_client(database=database, **address.arguments)
+            if not address.embedded:
+                # urllib3 logs each retry with the whole request, units and all. Those who call repeat what may be repeated.
+                client.http_retries = 0
+            return client
         except ImportError as error:
             raise ImportError(f"the warehouse {address.shown} needs chDB: pip install 'salon[local]'", name="chdb") from error
         except (ClickHouseError, HTTPError) as error:

@@ -7,15 +7,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 from analytics.events import new_id, utc_now
 from analytics.warehouse.connections import Connections
-from analytics.warehouse.ddl import EXPOSURE_STATES, Layout
+from analytics.warehouse.ddl import EXPOSURE_STATES, SHARDED, Layout
 from analytics.warehouse.dirty import mark_days
 from analytics.warehouse.rows import from_microseconds, microseconds
 
 # Every table with a column `unit`, of every generation and half-built rollup; erasure reads which there are.
 WITH_UNITS = re.compile(r"(events|exposures|unit_daily)(_[0-9a-z]+)?")
+# UNKNOWN_TABLE, TABLE_IS_DROPPED, ABORTED
+GONE = frozenset({60, 218, 236})
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -88,31 +91,44 @@ def erase(connections: Connections, layout: Layout, unit: str, at: datetime | No
         days = _days(client, tables, unit)
         reason = f"erasure:{new_id()}"
         mark_days(client, days, reason)
-        everything = at is None
-        cut = "" if everything else " AND toUnixTimestamp64Micro(received_at) <= {until:Int64}"
         parameters = {"unit": unit, "until": microseconds(until)}
-        found: dict[str, int] = {}
+        found, left = {}, {}
         for table in tables:
-            where = "unit = {unit:String}" + (cut if table.startswith("events") else "")
-            ((count,),) = client.query(f"SELECT count() FROM {table} WHERE {where}", parameters=parameters).result_rows
-            if count:
-                change = layout.alter(table, f"DELETE WHERE {where}")
-                client.command(change, parameters=parameters, settings={"mutations_sync": 2})
-            found[table] = int(count)
-        if not everything:
+            if (count := _delete(client, layout, table, _where(table, at), parameters)) is not None:
+                found[table] = count
+        if at is not None:
             _restore_exposures(client, tables, unit)
         mark_days(client, days, f"{reason}:after")
-        left = {}
-        for table in tables:
-            if everything or table.startswith("events"):
-                where = "unit = {unit:String}" + (cut if table.startswith("events") else "")
-                ((count,),) = client.query(f"SELECT count() FROM {table} WHERE {where}", parameters=parameters).result_rows
-                if count:
-                    left[table] = int(count)
+        for table in found:
+            # What was made anew from events that stay is there by right.
+            if (at is None or table.startswith("events")) and (count := _count(client, table, _where(table, at), parameters)):
+                left[table] = count
     if left:
         text = ", ".join(f"{count} in {table}" for table, count in left.items())
         raise OSError(f"rows of the unit are still in {connections.address.shown}: {text}; erase again")
     return Erased(at=until, rows=found)
+
+
+def _where(table: str, at: datetime | None) -> str:
+    cut = " AND toUnixTimestamp64Micro(received_at) <= {until:Int64}"
+    return "unit = {unit:String}" + (cut if at is not None and table.startswith("events") else "")
+
+
+def _count(client: Any, table: str, where: str, parameters: dict[str, Any]) -> int:
+    ((count,),) = client.query(f"SELECT count() FROM {table} WHERE {where}", parameters=parameters).result_rows
+    return int(count)
+
+
+def _delete(client: Any, layout: Layout, table: str, where: str, parameters: dict[str, Any]) -> int | None:
+    """How many rows went; None for a half-built rollup that is gone by now."""
+    try:
+        if count := _count(client, table, where, parameters):
+            client.command(layout.alter(table, f"DELETE WHERE {where}"), parameters=parameters, settings={"mutations_sync": 2})
+        return count
+    except DatabaseError as error:
+        if error.code in GONE and table not in SHARDED:
+            return None
+        raise
 
 
 def _until(client: Any, unit: str) -> datetime:

@@ -1,10 +1,12 @@
-"""The warehouse on chDB: migrations, exact inserts, locks, erasure, errors."""
+"""The warehouse on chDB and over HTTP: migrations, exact inserts, locks, erasure, errors."""
 
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
@@ -15,6 +17,19 @@ from analytics.warehouse.client import Warehouse, WarehouseLocked
 from analytics.warehouse.rows import RowsRejected
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module", params=["chdb", "http"])
+def anywhere(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
+    """The embedded warehouse, and one behind ClickHouse's HTTP protocol."""
+    if request.param == "chdb":
+        yield request.getfixturevalue("warehouse")
+        return
+    url = urlsplit(request.getfixturevalue("clickhouse"))
+    opened = Warehouse.open(url._replace(path=f"/t{new_id().hex}").geturl())
+    opened.migrate()
+    yield opened
+    opened.close()
 
 
 def event(**fields: object) -> Event:
@@ -30,15 +45,15 @@ def stored(warehouse: Warehouse, experiment: str) -> tuple[int, int]:
     return raw, final
 
 
-def test_migrations_are_recorded_once(warehouse: Warehouse) -> None:
-    assert warehouse.migrate() == []
-    assert warehouse.query("SELECT version, name FROM schema_migrations FINAL ORDER BY version") == [
+def test_migrations_are_recorded_once(anywhere: Warehouse) -> None:
+    assert anywhere.migrate() == []
+    assert anywhere.query("SELECT version, name FROM schema_migrations FINAL ORDER BY version") == [
         (1, "events and log positions"),
         (2, "origins, exposures, daily rollups, erasures"),
     ]
 
 
-def test_every_field_comes_back_as_it_went_in(warehouse: Warehouse) -> None:
+def test_every_field_comes_back_as_it_went_in(anywhere: Warehouse) -> None:
     at = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
     texts = {"route": "hero", "experiment": "fields", "arm": "a", "variant_digest": "sha256:00", "unit": "ü'\\\n", "status": "ok"}
     ids = {"event_id": derived_id(at, "x"), "generation_id": new_id(), "image_id": new_id()}
@@ -47,97 +62,97 @@ def test_every_field_comes_back_as_it_went_in(warehouse: Warehouse) -> None:
     more = {"attributes": {"k'": "v\\", "": "é"}, "prompt": "a 'red' heart\n", "occurred_at": at, "sent_at": at}
     full = event(**texts, **ids, **whole, **real, **more, received_at=at + timedelta(microseconds=1))
     bare = event(experiment="fields", event_id=derived_id(at, "y"))
-    warehouse.insert("fields", 1, 2, [full, bare])
+    anywhere.insert("fields", 1, 2, [full, bare])
     names = list(Event.__struct_fields__)
     columns = ", ".join(f"toUnixTimestamp64Micro({n})" if n.endswith("_at") else n for n in names)
-    rows = warehouse.query(f"SELECT {columns} FROM events FINAL WHERE experiment = 'fields' ORDER BY arm DESC")
+    rows = anywhere.query(f"SELECT {columns} FROM events FINAL WHERE experiment = 'fields' ORDER BY arm DESC")
     for row, wanted in zip(rows, (full, bare), strict=True):
         for name, value in zip(names, row, strict=True):
             expected = getattr(wanted, name)
             if isinstance(expected, datetime):
                 expected = (expected - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
             assert value == expected, name
-    assert warehouse.query("SELECT DISTINCT toString(day) FROM events WHERE experiment = 'fields'") == [("2026-02-28",)]
+    assert anywhere.query("SELECT DISTINCT toString(day) FROM events WHERE experiment = 'fields'") == [("2026-02-28",)]
 
 
-def test_a_range_goes_in_once_and_positions_follow(warehouse: Warehouse) -> None:
+def test_a_range_goes_in_once_and_positions_follow(anywhere: Warehouse) -> None:
     events = [event(experiment="once", unit=str(i)) for i in range(10)]
-    assert warehouse.position("once") == 0
-    warehouse.insert("once", 1, 6, events[:6])
-    warehouse.insert("once", 1, 6, events[:6])
-    warehouse.insert("once", 7, 12, events[6:])
-    warehouse.insert("once", 2, 5, events[1:5])
-    assert (warehouse.position("once"), warehouse.pending("once")) == (12, None)
-    assert stored(warehouse, "once") == (10, 10)
+    assert anywhere.position("once") == 0
+    anywhere.insert("once", 1, 6, events[:6])
+    anywhere.insert("once", 1, 6, events[:6])
+    anywhere.insert("once", 7, 12, events[6:])
+    anywhere.insert("once", 2, 5, events[1:5])
+    assert (anywhere.position("once"), anywhere.pending("once")) == (12, None)
+    assert stored(anywhere, "once") == (10, 10)
     with pytest.raises(ValueError, match="begins before 13"):
-        warehouse.insert("once", 10, 20, events)
+        anywhere.insert("once", 10, 20, events)
     with pytest.raises(ValueError, match="0 < first <= last"):
-        warehouse.insert("once", 3, 2, [])
-    warehouse.insert("once", 13, 40, [])
-    assert warehouse.position("once") == 40
-    assert warehouse.position("another") == 0
+        anywhere.insert("once", 3, 2, [])
+    anywhere.insert("once", 13, 40, [])
+    assert anywhere.position("once") == 40
+    assert anywhere.position("another") == 0
 
 
-def test_the_token_alone_stops_a_repeated_range_and_final_alone_stops_a_repeated_event(warehouse: Warehouse) -> None:
+def test_the_token_alone_stops_a_repeated_range_and_final_alone_stops_a_repeated_event(anywhere: Warehouse) -> None:
     events = [event(experiment="layers", unit=str(i)) for i in range(20)]
-    warehouse.insert("layers", 1, 20, events)
+    anywhere.insert("layers", 1, 20, events)
     # As after a crash between the insert and the note, with the note of the intent lost too.
-    with warehouse._client() as client:
+    with anywhere._client() as client:
         client.command("ALTER TABLE log_positions DELETE WHERE log_name = 'layers'", settings={"mutations_sync": 2})
-    assert warehouse.position("layers") == 0
-    warehouse.insert("layers", 1, 20, events)
-    assert stored(warehouse, "layers") == (20, 20)
+    assert anywhere.position("layers") == 0
+    anywhere.insert("layers", 1, 20, events)
+    assert stored(anywhere, "layers") == (20, 20)
     # The same events under other ranges: beyond what a token can know.
-    warehouse.insert("other-name", 1, 15, events[:15])
-    raw, final = stored(warehouse, "layers")
+    anywhere.insert("other-name", 1, 15, events[:15])
+    raw, final = stored(anywhere, "layers")
     assert (raw, final) == (35, 20)
 
 
-def test_of_two_rows_with_one_id_the_first_to_arrive_stays(warehouse: Warehouse) -> None:
+def test_of_two_rows_with_one_id_the_first_to_arrive_stays(anywhere: Warehouse) -> None:
     first = event(experiment="first", unit="u", value=1.0)
     later = event(experiment="first", unit="u", value=2.0, event_id=first.event_id, received_at=first.received_at + timedelta(hours=1))
-    warehouse.insert("first", 1, 1, [later])
-    warehouse.insert("first", 2, 2, [first])
-    assert warehouse.query("SELECT value FROM events FINAL WHERE experiment = 'first'") == [(1.0,)]
-    with warehouse._client() as client:
+    anywhere.insert("first", 1, 1, [later])
+    anywhere.insert("first", 2, 2, [first])
+    assert anywhere.query("SELECT value FROM events FINAL WHERE experiment = 'first'") == [(1.0,)]
+    with anywhere._client() as client:
         client.command("OPTIMIZE TABLE events FINAL")
-    assert warehouse.query("SELECT value FROM events WHERE experiment = 'first'") == [(1.0,)]
+    assert anywhere.query("SELECT value FROM events WHERE experiment = 'first'") == [(1.0,)]
 
 
-def test_a_range_that_failed_is_pending_and_can_be_repeated(warehouse: Warehouse) -> None:
+def test_a_range_that_failed_is_pending_and_can_be_repeated(anywhere: Warehouse) -> None:
     good, poison = event(experiment="poison"), event(experiment="poison", seed=2**64)
     with pytest.raises(RowsRejected, match="column seed"):
-        warehouse.insert("poison", 1, 2, [good, poison])
-    assert warehouse.position("poison") == 0
-    with warehouse._client() as client:
+        anywhere.insert("poison", 1, 2, [good, poison])
+    assert anywhere.position("poison") == 0
+    with anywhere._client() as client:
         client.command("ALTER TABLE events ADD CONSTRAINT no_bad CHECK kind != 'bad'")
     try:
         with pytest.raises(RowsRejected, match="no_bad"):
-            warehouse.insert("poison", 1, 2, [good, event(experiment="poison", kind="bad")])
-        assert (warehouse.position("poison"), warehouse.pending("poison")) == (0, 2)
+            anywhere.insert("poison", 1, 2, [good, event(experiment="poison", kind="bad")])
+        assert (anywhere.position("poison"), anywhere.pending("poison")) == (0, 2)
     finally:
-        with warehouse._client() as client:
+        with anywhere._client() as client:
             client.command("ALTER TABLE events DROP CONSTRAINT no_bad")
-    warehouse.insert("poison", 1, 1, [good])
-    assert stored(warehouse, "poison") == (1, 1)
+    anywhere.insert("poison", 1, 1, [good])
+    assert stored(anywhere, "poison") == (1, 1)
 
 
-def test_erase_leaves_no_row_of_the_unit(warehouse: Warehouse) -> None:
+def test_erase_leaves_no_row_of_the_unit(anywhere: Warehouse) -> None:
     events = [event(experiment="erase", unit="gone'\\" if i % 2 else "here") for i in range(20)]
-    warehouse.insert("erase", 1, 20, events)
-    assert warehouse.erase("gone'\\").event_rows == 10
-    assert warehouse.erase("gone'\\").event_rows == 0
-    assert warehouse.query("SELECT unit, count() FROM events WHERE experiment = 'erase' GROUP BY unit") == [("here", 10)]
+    anywhere.insert("erase", 1, 20, events)
+    assert anywhere.erase("gone'\\").event_rows == 10
+    assert anywhere.erase("gone'\\").event_rows == 0
+    assert anywhere.query("SELECT unit, count() FROM events WHERE experiment = 'erase' GROUP BY unit") == [("here", 10)]
 
 
-def test_calls_from_several_threads_at_once(warehouse: Warehouse) -> None:
+def test_calls_from_several_threads_at_once(anywhere: Warehouse) -> None:
     failures: list[BaseException] = []
 
     def work(number: int) -> None:
         try:
             for i in range(5):
-                warehouse.insert(f"thread-{number}", i + 1, i + 1, [event(experiment="threads", unit=f"{number}-{i}")])
-                warehouse.query("SELECT count() FROM events FINAL")
+                anywhere.insert(f"thread-{number}", i + 1, i + 1, [event(experiment="threads", unit=f"{number}-{i}")])
+                anywhere.query("SELECT count() FROM events FINAL")
         except BaseException as error:
             failures.append(error)
 
@@ -147,7 +162,7 @@ def test_calls_from_several_threads_at_once(warehouse: Warehouse) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert stored(warehouse, "threads") == (20, 20)
+    assert stored(anywhere, "threads") == (20, 20)
 
 
 def test_a_folder_open_elsewhere_is_named_locked(warehouse: Warehouse) -> None:
@@ -169,11 +184,11 @@ def test_a_second_folder_in_one_process_is_no_lock_but_a_plain_error(warehouse: 
     assert not isinstance(wrong.value, WarehouseLocked)
 
 
-def test_a_wrong_query_is_an_oserror_with_clickhouses_words(warehouse: Warehouse) -> None:
+def test_a_wrong_query_is_an_oserror_with_clickhouses_words(anywhere: Warehouse) -> None:
     with pytest.raises(OSError, match="nope"):
-        warehouse.query("SELECT nope FROM events")
+        anywhere.query("SELECT nope FROM events")
     with pytest.raises(LookupError, match="salon migrate"):
-        warehouse.query("SELECT 1 FROM missing_table")
+        anywhere.query("SELECT 1 FROM missing_table")
 
 
 def test_the_base_install_opens_nothing_embedded_and_says_what_to_install(tmp_path: Path) -> None:
@@ -213,14 +228,14 @@ def test_a_server_out_of_reach_is_an_oserror_without_the_password() -> None:
     assert "hunter2" not in str(wrong.value)
 
 
-def test_uuids_keep_their_bytes(warehouse: Warehouse) -> None:
+def test_uuids_keep_their_bytes(anywhere: Warehouse) -> None:
     known = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
-    warehouse.insert("uuid", 1, 1, [event(experiment="uuid", event_id=known)])
-    assert warehouse.query("SELECT toString(event_id), toString(day) FROM events WHERE experiment = 'uuid'") == [(str(known), "2023-06-30")]
+    anywhere.insert("uuid", 1, 1, [event(experiment="uuid", event_id=known)])
+    assert anywhere.query("SELECT toString(event_id), toString(day) FROM events WHERE experiment = 'uuid'") == [(str(known), "2023-06-30")]
 
 
-def test_a_batch_over_110_days_goes_in(warehouse: Warehouse) -> None:
+def test_a_batch_over_110_days_goes_in(anywhere: Warehouse) -> None:
     start = datetime(2025, 1, 1, tzinfo=UTC)
     days = [start + timedelta(days=i) for i in range(110)]
-    warehouse.insert("days", 1, 110, [event(experiment="days", event_id=derived_id(d, "d"), occurred_at=d, received_at=d) for d in days])
-    assert stored(warehouse, "days") == (110, 110)
+    anywhere.insert("days", 1, 110, [event(experiment="days", event_id=derived_id(d, "d"), occurred_at=d, received_at=d) for d in days])
+    assert stored(anywhere, "days") == (110, 110)
