@@ -13,7 +13,7 @@ import pytest
 from report_cases import experiment
 
 from analytics.event_log import open_log
-from analytics.events import Event, control_event, new_id
+from analytics.events import Event, Flag, control_event, new_id
 from analytics.report.command import parse_time
 from analytics.warehouse.client import Warehouse
 from salon.cli import main
@@ -110,3 +110,21 @@ def test_unknown_name_and_wrong_time(folder, capsys):
     with pytest.raises(ValueError, match="ISO 8601"):
         parse_time("yesterday")
     assert parse_time("2026-11-23T12:00").tzinfo is UTC
+
+
+def test_flagged_events_are_left_out_unless_asked_for(folder, capsys):
+    """90 more of the base's units like something, at a rate that no person has: with them the arms are hardly told apart."""
+    likers = [event for event in events("vivid-colours", {"base": 150}, 600) if event.kind == "like"][60:]
+    log = open_log(f"local:{folder}/var/events")
+    log.submit([msgspec.structs.replace(event, flags=int(Flag.RATE)) for event in likers]).result()
+    log.close()
+    code, out, err = salon(folder, capsys, "vivid-colours", "--format", "json")
+    assert code == 0, err
+    plain = json.loads(out)
+    code, out, err = salon(folder, capsys, "vivid-colours", "--format", "json", "--with-flagged")
+    assert code == 0, err
+    counted = json.loads(out)
+    assert [round(report["metrics"][0]["arms"][0]["mean"] * 600) for report in (plain, counted)] == [60, 150]
+    assert plain["checks"]["flagged"]["by_flag"] == {"rate": 90} and plain["checks"]["flagged"]["primary_with"] == counted["metrics"][0]
+    assert plain["decision"]["action"] == "ship" and counted["decision"]["action"] != "ship"
+    assert plain["decision"]["risks"][0].startswith("Flagged events change the answer") and counted["flagged"] == "included"
