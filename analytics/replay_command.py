@@ -91,7 +91,7 @@ def _show(arguments: argparse.Namespace, settings: AnalyticsSettings) -> int:
 
 def _send(arguments: argparse.Namespace, settings: AnalyticsSettings) -> int:
     if arguments.all == bool(arguments.origins):
-        raise ValueError("salon replay send: name the ORIGINs to send, or give --all, and not both")
+        raise ValueError("name the ORIGINs to send, or give --all, and not both")
     with _sources(settings) as sources:
         waiting = {letter.origin: letter for letter in _all(sources)}
         wanted = arguments.origins or [origin for origin, letter in waiting.items() if letter.sent_at is None]
@@ -137,10 +137,9 @@ def _backfill(arguments: argparse.Namespace, settings: AnalyticsSettings) -> int
     if arguments.format == "json":
         _print(done)
     else:
-        more = f"; {done.dead_letters} dead letters" if done.dead_letters else ""
-        print(
-            f"generation {done.generation} is in use: {done.rows} rows read from the log, {done.kept} kept{more}; {done.erased} of erased people left out"
-        )
+        erased = f", {done.erased} of erased people left out" if done.erased else ""
+        more = f", {done.dead_letters} dead letters" if done.dead_letters else ""
+        print(f"generation {done.generation} is in use: {done.rows} rows read from the log, {done.kept} kept{erased}{more}")
     return 0
 
 

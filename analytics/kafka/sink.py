@@ -223,8 +223,9 @@ class KafkaSink:
                 finished[hand.partition] = done(hand.done(), self._topic_id)
         finally:
             member.commit(finished)
-            for partition in finished:
-                self.state.partitions[partition].intent_since_ms = None
+            for partition, committed in finished.items():
+                state = self.state.partitions[partition]
+                state.intent_since_ms, state.lag_records = None, max(0, state.end - committed.offset)
         return moved
 
     def _is_another_topic(self, member: Membership) -> bool:
@@ -244,7 +245,7 @@ class KafkaSink:
             if idle and position > hand.next:
                 member.commit({partition: done(position, self._topic_id)})
                 hand.next = position
-            state.lag_records = max(0, end - hand.next)
+            state.end, state.lag_records = end, max(0, end - hand.next)
             state.unread_since_ms = hand.records[0].timestamp if hand.records else None
 
     def _has(self, partition: int, end: int) -> bool:

@@ -6,8 +6,11 @@ import msgspec
 
 
 class PartitionState(msgspec.Struct):
-    """One owned partition. `lag_records`: offsets not yet in the warehouse; `unread_since_ms`: the oldest one's timestamp, if known."""
+    """One owned partition. `end`: the offset after its last record, as last seen; `lag_records`: offsets before it that are not in
+    the warehouse; `unread_since_ms`: the oldest one's timestamp, if known.
+    """
 
+    end: int = 0
     lag_records: int = 0
     unread_since_ms: int | None = None
     intent_since_ms: int | None = None

@@ -54,13 +54,14 @@ def _open(address: KafkaAddress) -> KafkaProducer:
 
 
 def _send(producer: KafkaProducer, topic: str, rows: Sequence[Spooled]) -> list[Exception | None]:
-    """Per row what went wrong."""
+    """Per row what went wrong; ends with the first that cannot be sent at all."""
     futures: list[Any] = []
     for row in rows:
         try:
             futures.append(producer.send(topic, key=message_key(row.unit), value=message_value([row.data])))
         except MessageSizeTooLargeError as error:
             futures.append(error)
+            break
     return [future if isinstance(future, Exception) else _failure(future) for future in futures]
 
 
