@@ -21,7 +21,7 @@ from gateway.journal import Journal
 from gateway.keys import KeyRing
 from gateway.metrics import Metrics
 from gateway.plans import View
-from gateway.problems import Problem
+from gateway.problems import Problem, Unavailable
 from gateway.rates import Rates
 from gateway.recent import Recent
 from gateway.reports import Reports
@@ -86,7 +86,7 @@ class Gateway:
         )
         self.metrics.gauge("salon_units_to_forget", "Units erased by other gateways and not yet here", lambda: len(self.erased.to_do()))
         self.spooling.show(self.metrics)
-        self._stamp = self._config_stamp()
+        self._stamp: tuple[int, int] | None = self._config_stamp()
         self._warmed: View | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watchers: list[asyncio.Task[None]] = []
@@ -175,8 +175,14 @@ class Gateway:
             config = await asyncio.to_thread(lambda: load(Document.read(self.config.path)))
             await self.experiments.adopt(config)
         except (SettingsError, Problem) as error:
-            self.notes["config"] = f"the changed file was refused, the old configuration stays: {error}"
-            log.error("%s", self.notes["config"])
+            told = f"the changed file was refused, the old configuration stays: {error}"
+            if isinstance(error, Unavailable):
+                # Nothing is wrong with the file: the next look takes it for new.
+                self._stamp = None
+                told = f"the changed file waits, the old configuration stays until then: {error}"
+            if self.notes.get("config") != told:
+                log.error("%s", told)
+            self.notes["config"] = told
             return
         self.notes.pop("config", None)
         self.notes.pop("restart", None)

@@ -196,6 +196,9 @@ def test_gateways_without_their_broker(make_server: Any, tmp_path: Path, kafka_h
             assert first.delete("/v1/units/ada").status_code == 503
             assert first.post(IMAGES, json={"model": "hero", "prompt": "a cat", "user": "u"}).status_code == 200
             assert arms_of(first) == arms
+            changed = one.config.read_text().replace("base = 0.8, vivid = 0.2", "base = 0.6, vivid = 0.4")
+            one.config.write_text(changed)
+            assert "waits" in until(lambda: first.get("/health/ready").json()["details"].get("config"))
             one.stop(signal.SIGKILL)
         one.start()
         late.start()
@@ -209,6 +212,7 @@ def test_gateways_without_their_broker(make_server: Any, tmp_path: Path, kafka_h
             until(lambda: "control" not in second.get("/health/ready").json()["details"], 30)
             until(lambda: first.delete("/v1/units/ada").status_code == 200, 40)
             assert second.get("/v1/experiments/colours").json()["weights"] == {"base": 0.1, "vivid": 0.9}
+            until(lambda: second.get("/v1/experiments/colours-two").json()["weights"] == {"base": 0.6, "vivid": 0.4})
             assert msgspec.json.decode(second.get("/v1/experiments").content)["routes"]["hero"]["experiment"] == "colours"
     finally:
         for server in (one, late):
