@@ -16,7 +16,7 @@ from gateway.flight import FAULTS, Failed, Flight, Message, messages
 
 log = logging.getLogger(__name__)
 READ_ROWS = 2_000
-IDLE_SECONDS, ACK_SECONDS, MARK_SECONDS = 0.05, 0.005, 0.2
+IDLE_SECONDS, ACK_SECONDS, MARK_SECONDS = 0.05, 0.02, 0.25
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.25, 5.0
 STALL_SECONDS, STUCK_SECONDS = 5.0, 60.0
 BLOCK_MS = 3_000

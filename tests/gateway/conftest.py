@@ -130,6 +130,12 @@ class Server:
         return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=60)
 
 
+@pytest.fixture(scope="session")
+def server_in(model: Path) -> Callable[[Path], Server]:
+    """Make a gateway in a folder; whoever starts it ends it."""
+    return lambda folder: Server(folder, model)
+
+
 @pytest.fixture
 def make_server(tmp_path: Path, model: Path) -> Iterator[Callable[[], Server]]:
     servers: list[Server] = []

@@ -177,12 +177,10 @@ def test_other_partitions_than_configured_are_told_and_keep_nothing_back(spool: 
     assert forwarder.warning is not None and "4" in forwarder.warning and "partitions=7" in forwarder.warning
 
 
-def test_a_broker_away_at_the_start_killed_and_stopped_loses_nothing_and_blocks_nobody(
-    spool: LocalLog, kafka_here: None, tmp_path: Path
-) -> None:
+def test_a_broker_away_at_the_start_or_stopped_loses_nothing_and_blocks_nobody(spool: LocalLog, kafka_here: None, tmp_path: Path) -> None:
     broker = LocalKafka(tmp_path / "kafka")
     address = parse_kafka(f"kafka://{broker.bootstrap}/events?partitions=4", {})
-    sent = [event(f"unit-{n % 9}") for n in range(3000)]
+    sent = [event(f"unit-{n % 9}") for n in range(2000)]
     forwarder = Forwarder(spool, address)
     try:
         forwarder.start()
@@ -194,18 +192,9 @@ def test_a_broker_away_at_the_start_killed_and_stopped_loses_nothing_and_blocks_
         make_topic(broker.bootstrap, "events")
         until(lambda: forwarder.sent == 1000)
         assert forwarder.last_error is None
-        # kill -9 while events go through.
-        for n in range(1000, 2000, 10):
-            spool.submit(sent[n : n + 10])
-            if n == 1300:
-                broker.kill()
-        until(lambda: forwarder.last_error)
-        broker.start()
-        until(lambda: spool.spool_state().events == 0, 40)
-        assert forwarder.last_error is None
         # SIGSTOP: connections stand, nobody answers; stopping does not wait for it.
         broker.pause()
-        spool.submit(sent[2000:]).result(10)
+        spool.submit(sent[1000:]).result(10)
         time.sleep(0.3)
         began = time.monotonic()
         forwarder.stop(1.0)

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Server
 from local_kafka import LocalKafka
 from topic_reader import ids_in, read_topic
 
@@ -20,6 +19,8 @@ from analytics.kafka.address import parse_kafka
 from analytics.kafka.topics import ensure_topics
 from analytics.local_log import LocalLog
 
+# The class is the conftest's, and a module of that name can be another folder's.
+Server = Any
 IMAGES, FEEDBACK = "/v1/images/generations", "/v1/feedback"
 NO_WAREHOUSE = "clickhouse://127.0.0.1:1/salon"
 
@@ -137,8 +138,8 @@ def broker(kafka_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def server(broker: LocalKafka, tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("kafka-gateway"), model)
+def server(broker: LocalKafka, tmp_path_factory: pytest.TempPathFactory, server_in: Callable[[Path], Server]) -> Iterator[Server]:
+    server = server_in(tmp_path_factory.mktemp("kafka-gateway"))
     configure(server, f"kafka://{broker.bootstrap}/?partitions=4")
     yield server
     if server.process is not None and server.process.poll() is None:
@@ -200,7 +201,7 @@ def test_the_broker_killed_in_mid_stream_loses_nothing_and_keeps_order(server: S
 
 def test_a_full_or_too_old_spool_refuses_feedback_and_nothing_else(server: Server, broker: LocalKafka) -> None:
     broker.pause()
-    server.stop()
+    server.stop(signal.SIGKILL)
     configure(server, f"kafka://{broker.bootstrap}/?partitions=4", spool_max_bytes=2_000_000)
     server.start()
     shown = draw(server, "hal")
@@ -252,7 +253,9 @@ def test_an_embedded_warehouse_is_filled_through_kafka_and_forgets(kafka: str, k
             assert http.post(FEEDBACK, json={"events": batch}).status_code == 202
 
         def likes() -> int:
-            return int(http.get("/v1/experiments/colours/report").json()["events_read"])
+            answer = http.get("/v1/experiments/colours/report")
+            assert answer.status_code == 200, answer.text
+            return int(answer.json()["events_read"])
 
         until(lambda: likes() >= 12)
         counted = likes()
