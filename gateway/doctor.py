@@ -131,8 +131,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Its clients tell of every attempt; the findings say what it came to.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
+    # The clients tell of every attempt; the findings say what it came to.
+    for name in ("kafka", "clickhouse_connect"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     findings = []
     for finding in examine(Path(arguments.config) if arguments.config else None):
         findings.append(finding)

@@ -13,7 +13,7 @@ from analytics.kafka.clients import open_admin
 from analytics.kafka.dead_letters import read_dead_letters, read_topic
 from analytics.kafka.group_state import GroupState, PartitionReach, look_at_group
 from analytics.kafka.probe import explain
-from analytics.kafka.topics import check_topics
+from analytics.kafka.topics import TopicMissing, check_topics
 from gateway.control_records import TOKEN_KEY, TokenKeyRecord, read_record
 from gateway.findings import Finding, Wrong, check, for_how_long
 from gateway.tokens import fingerprint
@@ -26,13 +26,15 @@ TOPIC_SETTINGS = ("retention.ms", "retention.bytes", "min.insync.replicas", "unc
 
 
 def kafka_findings(address: KafkaAddress, token_key_path: Path, *, sink: str) -> Iterator[Finding]:
-    """One finding for each part; those that need brokers only where they answer. `sink` names the process that fills the warehouse."""
+    """One finding for each part; those that need brokers or topics only where these are there. `sink`: what fills the warehouse."""
     reached = check("kafka", lambda: _brokers(address), LOOK_SECONDS)
     yield reached
     if not reached.ok:
         return
-    topics = check("topics", lambda: _topics(address), LOOK_SECONDS)
-    yield topics
+    missing: list[str] = []
+    yield check("topics", lambda: _topics(address, missing), LOOK_SECONDS)
+    if missing:
+        return
     yield check("offsets", lambda: _offsets_retention(address), LOOK_SECONDS)
     yield check("sinks", lambda: group_line(look_at_group(address), address, sink, _now_ms()), LOOK_SECONDS)
     yield check("dead letters", lambda: _dead_letters(address), LOOK_SECONDS)
@@ -51,8 +53,12 @@ def _brokers(address: KafkaAddress) -> str:
     return f"{len(brokers)} broker{'s' * (len(brokers) != 1)} at {address.shown} answer, {security}"
 
 
-def _topics(address: KafkaAddress) -> str:
-    facts = check_topics(address)
+def _topics(address: KafkaAddress, missing: list[str]) -> str:
+    try:
+        facts = check_topics(address)
+    except TopicMissing as error:
+        missing.append(str(error))
+        raise
     admin = open_admin(address)
     try:
         described = {each["name"]: each for each in admin.describe_topics(list(facts))}

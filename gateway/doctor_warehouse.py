@@ -59,7 +59,7 @@ def _open(url: str, opened: list[Warehouse]) -> str:
 
 def _rollups(warehouse: Warehouse) -> str:
     days = dirty_days(warehouse)
-    return f"{len(days)} days wait to be rebuilt, the oldest {days[0]}; the sink does it" if days else "every day's rollup is up to date"
+    return f"days that wait to be rebuilt: {len(days)}, the oldest {days[0]}; the sink does it" if days else "every day's is up to date"
 
 
 def _window(warehouse: Warehouse, address: KafkaAddress | None) -> str:

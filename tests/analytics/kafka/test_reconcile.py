@@ -37,6 +37,12 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
     opened.close()
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes between two looks here."""
+    monkeypatch.setattr("analytics.kafka.difference.PAUSE_SECONDS", 0)
+
+
 @pytest.fixture
 def address(kafka_url: str) -> KafkaAddress:
     return topics(kafka_url)
