@@ -16,7 +16,8 @@ from analytics.kafka.intents import Committed, Note, read_note, write_note
 from analytics.kafka.topics import TopicMissing, check_topics
 
 log = logging.getLogger(__name__)
-LOOKUP_MS = 10_000
+LOOKUP_MS = 5_000
+COMMIT_MS = 10_000
 # An insert may take this long before the group takes this member for dead. A member that dies is missed by its heartbeats.
 POLL_INTERVAL_MS = 900_000
 MAX_PARTITION_FETCH_BYTES = 8 << 20
@@ -80,7 +81,7 @@ class Membership:
             raise NotOwned(f"partition {min(strange)} of {self.topic} belongs to another sink now")
         if notes:
             self._consumer.commit(
-                {self._at(p): OffsetAndMetadata(c.offset, write_note(c.note), -1) for p, c in notes.items()}, timeout_ms=LOOKUP_MS
+                {self._at(p): OffsetAndMetadata(c.offset, write_note(c.note), -1) for p, c in notes.items()}, timeout_ms=COMMIT_MS
             )
 
     def go_on(self, partition: int, offset: int) -> None:
