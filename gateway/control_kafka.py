@@ -15,26 +15,25 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 from kafka.errors import KafkaError
 
-from analytics.event_log import EventLog, LogFull
-from analytics.events import Event
+from analytics.event_log import EventLog
 from analytics.kafka.address import KafkaAddress
 from analytics.kafka.probe import explain
 from analytics.kafka.topics import check_control
 from gateway.changes import Decide, Draft
+from gateway.control_fold import ControlFold
 from gateway.control_log import ControlAway
-from gateway.control_records import ERASED, ErasedRecord, ExperimentRecord, Unreadable, put, read_record, records_of, whole
+from gateway.control_records import records_of, whole
 from gateway.control_topic import CommitUnknown, ControlTopic, Fenced, PositionLost
 from gateway.ledger import Ledger
 from gateway.snapshot import put_aside, read_snapshot, save
 
 log = logging.getLogger(__name__)
 CHANGE_SECONDS, PATIENCE_SECONDS = 10.0, 2.0
-CONNECT_SECONDS, SPOOL_SECONDS, STOP_SECONDS = 5.0, 5.0, 3.0
+CONNECT_SECONDS, STOP_SECONDS = 5.0, 3.0
 HEARTBEAT_SECONDS, RETRY_SECONDS = 2.0, 1.0
 IDLE_SECONDS = 0.1
 
@@ -50,7 +49,8 @@ class _Job:
         self.decide, self.deadline = decide, time.monotonic() + seconds
         self.future: Future[Draft] = Future()
         self.draft: Draft | None = None
-        self.beaten = ""
+        # Why the last attempt was in vain, and whether nobody knows if it was.
+        self.beaten, self.unsettled = "", False
 
     @property
     def left(self) -> float:
@@ -71,20 +71,15 @@ class KafkaControl:
         forget: Callable[[str, datetime], None],
         erasures: Callable[[], Mapping[str, datetime]],
     ) -> None:
-        self._address, self._spool, self._file = address, spool, file
-        self._forget, self._erasures = forget, erasures
+        self._address, self._spool, self._file, self._erasures = address, spool, file, erasures
+        self._fold = ControlFold(spool, forget)
         self.ledger = read_snapshot(file)
         self.carried = ""
         self.caught_up = False
         self._heard: datetime | None = datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
         self._away: str | None = "it has not been reached since the start"
         self._failing = False
-        self._unreadable: dict[bytes, str] = {}
         self._waiting: queue.Queue[_Job] = queue.Queue()
-        self._unsent: list[Event] = []
-        self._read: set[UUID] = set()
-        self._submitted: set[UUID] = set()
-        self._saved: tuple[str, int] = (self.ledger.log, self.ledger.position)
         self._saving = threading.Lock()
         self._stopping = threading.Event()
         self._changed: Callable[[], None] = lambda: None
@@ -96,10 +91,10 @@ class KafkaControl:
         if self._away is not None:
             since = f"the state of experiments is that of {self._heard:%Y-%m-%dT%H:%M:%SZ}" if self._heard else "no experiment is known"
             return f"control topic {self._address.control_topic} unreachable: {self._away}; {since}, and nothing can be changed"
-        if self._unreadable:
-            return next(iter(self._unreadable.values())) + "; until then nothing can be changed here"
-        if self._unsent:
-            return f"{len(self._unsent)} control events wait for the spool"
+        for reason in tuple(self._fold.unreadable.values()):
+            return f"{reason}; until then nothing can be changed here"
+        if self._fold.unsent:
+            return f"{len(self._fold.unsent)} control events wait for the spool"
         return None
 
     def start(self, changed: Callable[[], None]) -> None:
@@ -121,12 +116,10 @@ class KafkaControl:
     def keep_up(self) -> None:
         """See ControlLog. The snapshot waits for control events that the spool does not have yet."""
         with self._saving:
-            ledger = self.ledger
-            if self._unsent or self._unreadable or not self.caught_up:
+            if self._fold.unsent or self._fold.unreadable or not self.caught_up:
                 return
             try:
-                save(self._file, ledger)
-                self._saved = (ledger.log, ledger.position)
+                save(self._file, self.ledger)
             except OSError as error:
                 log.error("the snapshot %s cannot be written (%s); the control topic still holds the state", self._file, error.strerror)
 
@@ -144,7 +137,7 @@ class KafkaControl:
                 topic = self._connect()
                 self._away, self._failing = None, False
                 self._serve(topic)
-            except (KafkaError, OSError, Replaced, PositionLost) as error:
+            except (KafkaError, OSError, Replaced, PositionLost, Fenced, CommitUnknown) as error:
                 self._lost(error)
             except Exception as error:
                 # Whatever it was: a gateway that no longer follows the others would do so silently.
@@ -182,7 +175,7 @@ class KafkaControl:
             if known.log == name and first <= known.position <= end:
                 topic.seek(known.position)
             else:
-                self._begin(topic, name, first, end)
+                self._begin(topic, name, first)
             self._catch_up(topic, CONNECT_SECONDS)
             self.caught_up = True
             return topic
@@ -190,23 +183,24 @@ class KafkaControl:
             topic.close()
             raise
 
-    def _begin(self, topic: ControlTopic, name: str, first: int, end: int) -> None:
+    def _begin(self, topic: ControlTopic, name: str, first: int) -> None:
         """The topic rules, unless it is empty: then what this gateway knows goes on, and is written into it again."""
         known = self.ledger
         topic.seek(first)
-        fresh = self._fold(topic, Ledger(log=name, position=first), CONNECT_SECONDS)
-        if known.log and not fresh.lives and not fresh.shipped and (known.lives or known.shipped):
+        fresh = self._fold.to_end(topic, Ledger(log=name, position=first), CONNECT_SECONDS)
+        if _empty(fresh) and not _empty(known):
+            # Another gateway may be filling it just now.
             topic.begin(CONNECT_SECONDS)
-            fresh = self._fold(topic, fresh, CONNECT_SECONDS)
-            if not fresh.lives and not fresh.shipped:
-                self.carried = (
-                    f"the control topic {self._address.control_topic} is new and empty, but {self._file} knows {len(known.lives)} "
-                    f"experiments of {known.log}: they go on as they were, and are written into the topic again"
-                )
-                log.error("%s", self.carried)
-                topic.write(whole(known, self._erasures(), self._spool.name), CONNECT_SECONDS)
-                fresh = self._fold(topic, fresh, CONNECT_SECONDS)
-        elif known.log and (known.lives, known.shipped) != (fresh.lives, fresh.shipped):
+            fresh = self._fold.to_end(topic, fresh, CONNECT_SECONDS)
+        if _empty(fresh) and not _empty(known):
+            topic.write(whole(known, self._erasures(), self._spool.name), CONNECT_SECONDS)
+            fresh = self._fold.to_end(topic, fresh, CONNECT_SECONDS)
+            self.carried = (
+                f"the control topic {self._address.control_topic} is new and empty, but {self._file} knows {len(known.lives)} "
+                f"experiments of {known.log}: they go on as they were, and are written into the topic again"
+            )
+            log.error("%s", self.carried)
+        elif not _empty(known) and (known.lives, known.shipped) != (fresh.lives, fresh.shipped):
             aside = put_aside(self._file, known)
             self.carried = (
                 f"the snapshot of experiments belongs to {known.log} at {known.position}, not to what the control topic "
@@ -215,11 +209,6 @@ class KafkaControl:
             log.error("%s", self.carried)
         self._replace(fresh)
 
-    def _fold(self, topic: ControlTopic, ledger: Ledger, seconds: float) -> Ledger:
-        for offset, key, value in topic.to_end(seconds):
-            ledger = self._apply(ledger, offset, key, value)
-        return msgspec.structs.replace(ledger, position=topic.position())
-
     def _serve(self, topic: ControlTopic) -> None:
         beat = time.monotonic()
         while not self._stopping.is_set():
@@ -227,7 +216,7 @@ class KafkaControl:
                 self._do(topic, self._waiting.get_nowait())
                 continue
             self._follow(topic)
-            self._submit([])
+            self._fold.submit([])
             now = time.monotonic()
             if now - beat > HEARTBEAT_SECONDS:
                 # A consumer polls nothing for ever, without an error, when the broker is away.
@@ -245,35 +234,16 @@ class KafkaControl:
     def _follow(self, topic: ControlTopic) -> None:
         ledger = self.ledger
         for offset, key, value in topic.next(IDLE_SECONDS):
-            ledger = self._apply(ledger, offset, key, value)
+            ledger = self._fold.apply(ledger, offset, key, value)
         if ledger is not self.ledger:
             self._replace(ledger)
             self.keep_up()
 
     def _catch_up(self, topic: ControlTopic, seconds: float) -> None:
-        ledger = self._fold(topic, self.ledger, seconds)
+        ledger = self._fold.to_end(topic, self.ledger, seconds)
         self._heard = datetime.now(UTC)
         if ledger != self.ledger:
             self._replace(ledger)
-
-    def _apply(self, ledger: Ledger, offset: int, key: bytes, value: bytes | None) -> Ledger:
-        try:
-            record = read_record(key, value) if value is not None else None
-            self._unreadable.pop(key, None)
-        except Unreadable as error:
-            self._unreadable[key] = str(error)
-            log.error("%s", error)
-            record = None
-        if isinstance(record, ErasedRecord):
-            self._forget(key.decode().removeprefix(ERASED), record.at)
-        if isinstance(record, ExperimentRecord):
-            self._read.update(event.event_id for event in record.events)
-            if record.writer == self._spool.name:
-                # Ours, and perhaps of a life that ended before the spool had them.
-                self._submit([event for event in record.events if event.event_id not in self._submitted])
-        if record is not None:
-            ledger = put(ledger, key, record)
-        return msgspec.structs.replace(ledger, position=offset + 1)
 
     def _replace(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -290,14 +260,12 @@ class KafkaControl:
                 time.sleep(random.uniform(0, 0.1))
             assert job.draft is not None
             job.future.set_result(job.draft)
-        except CommitUnknown:
-            job.future.set_exception(ControlAway(_UNKNOWN))
         except (KafkaError, Replaced, PositionLost) as error:
             self._lost(error)
-            job.future.set_exception(ControlAway(f"{self.problem}; nothing has changed"))
+            job.future.set_exception(ControlAway(_UNKNOWN if job.unsettled else f"{self.problem}; nothing has changed"))
             raise
         except Exception as error:
-            job.future.set_exception(error)
+            job.future.set_exception(ControlAway(_UNKNOWN) if job.unsettled else error)
 
     def _attempt(self, topic: ControlTopic, job: _Job) -> bool:
         """One try to change; False when another gateway was faster."""
@@ -308,11 +276,12 @@ class KafkaControl:
             return False
         self._check_same(topic, max(1.0, job.left))
         self._catch_up(topic, max(1.0, job.left))
-        if self._unreadable:
-            raise ControlAway(f"{self.problem}; nothing has changed")
-        if job.draft is not None and any(event.event_id in self._read for event in job.draft.events):
+        if job.unsettled and job.draft is not None and self._fold.has_read(job.draft.events):
             # The commit that gave no answer had come through.
             return True
+        job.unsettled = False
+        if self._fold.unreadable:
+            raise ControlAway(f"{self.problem}; nothing has changed")
         before = self.ledger
         job.draft = draft = Draft(before)
         job.decide(draft)
@@ -324,29 +293,19 @@ class KafkaControl:
             try:
                 topic.write(records, max(1.0, job.left))
             except Fenced as error:
-                job.draft, job.beaten = None, str(error)
+                job.beaten = str(error)
                 return False
-            except CommitUnknown:
-                if job.left <= 0:
-                    raise
+            except CommitUnknown as error:
+                job.beaten, job.unsettled = str(error), True
                 return False
         # The follower reads these records once more, which changes nothing.
-        self._replace(draft.ledger)
-        self._submit(draft.events)
+        self._replace(msgspec.structs.replace(draft.ledger, token_key=draft.token_key or before.token_key))
+        self._fold.submit(draft.events)
         return True
 
-    def _submit(self, events: list[Event]) -> None:
-        """Give control events to the spool. What it refuses is kept, here and in the topic, and given again."""
-        self._unsent += events
-        if not self._unsent:
-            return
-        try:
-            self._spool.submit(self._unsent, reserve=True).result(timeout=SPOOL_SECONDS)
-        except (LogFull, OSError, FutureTimeoutError) as error:
-            log.warning("%d control events wait for the spool: %s", len(self._unsent), error)
-            return
-        self._submitted.update(event.event_id for event in self._unsent)
-        self._unsent = []
+
+def _empty(ledger: Ledger) -> bool:
+    return not ledger.lives and not ledger.shipped
 
 
 _UNKNOWN = "the control topic did not say in time whether the change is in it; look at the experiment before you ask again"
