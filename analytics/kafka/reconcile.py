@@ -111,9 +111,11 @@ def reconcile(
     since: datetime,
     most_records: int | None = None,
     after: Callable[[str], Mapping[int, int]] = lambda log_name: {},
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Reconciliation:
     """Compare what was written to the topic since `since` and is committed by the sinks' group; with `most_records`, of each
-    partition the last so many. `after` says for the log's name where partitions go on instead: at which offset.
+    partition the last so many. `after` says for the log's name where partitions go on instead: at which offset. Once
+    `stopping` says so it raises InterruptedError soon.
 
     Buckets are hours of `received_at`, so those of late events lie before `since`. Cost: one pass over the records (about
     100,000 events/s), one query over the days they fall on; a difference is looked into id by id, twice. Memory: one block of
@@ -125,7 +127,7 @@ def reconcile(
         offsets = _offsets(consumer, address.topic, group, since, most_records, after(side.log_name))
         left_out = LeftOut()
         today = [since.astimezone(UTC).date() + timedelta(days=n) for n in range((utc_now() - since).days + 2)]
-        kafka, days = _kafka_tallies(consumer, address.topic, side, offsets, left_out)
+        kafka, days = _kafka_tallies(consumer, address.topic, side, offsets, left_out, stopping)
         there = side.tallies(offsets, days.union(today)) if offsets else {}
         different = sorted({key[:2] for key in kafka.keys() | there.keys() if kafka.get(key) != there.get(key)})
         dead = cache(lambda: ids_of(read_dead_letters(address), group.topic_id))
@@ -179,7 +181,12 @@ def _notes(group: GroupState) -> list[str]:
 
 
 def _kafka_tallies(
-    consumer: KafkaConsumer, topic: str, side: WarehouseSide, offsets: Mapping[int, tuple[int, int]], left_out: LeftOut
+    consumer: KafkaConsumer,
+    topic: str,
+    side: WarehouseSide,
+    offsets: Mapping[int, tuple[int, int]],
+    left_out: LeftOut,
+    stopping: Callable[[], bool],
 ) -> tuple[dict[Key, Tally], set[date]]:
     """Kafka's side by partition, block and hour, and the days in the ids."""
     erasures = side.warehouse.erasures()
@@ -187,6 +194,8 @@ def _kafka_tallies(
     days: set[date] = set()
     for partition, (start, end) in offsets.items():
         for block in read_blocks(consumer, topic, partition, start, end, erasures):
+            if stopping():
+                raise InterruptedError("the reconciliation was stopped")
             number = block.start // BLOCK
             for event_id, received in block.received.items():
                 tallies[partition, number, received // HOUR_US].add(event_id)

@@ -21,6 +21,8 @@ SAMPLE_SECONDS = 15.0
 # The first reconciliation of a process looks back so far; each later one goes on where the last one ended.
 FIRST_HOURS = 24.0
 AGAIN_SECONDS = 300.0
+# Longer than one query takes, or one look at brokers that are away.
+STOP_SECONDS = 30.0
 
 
 class Seen(msgspec.Struct):
@@ -57,10 +59,10 @@ class SinkWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; a reconciliation under way is given up with the process. A second call does nothing."""
+        """Stop; a reconciliation under way is given up. A second call does nothing."""
         self._stopping.set()
         if self._thread.ident is not None:
-            self._thread.join(self._sample_seconds)
+            self._thread.join(STOP_SECONDS)
 
     def sample(self) -> None:
         """Ask the warehouse what it costs little to know. Raises OSError, LookupError."""
@@ -74,7 +76,8 @@ class SinkWatch:
 
     def reconcile(self) -> Reconciliation:
         """Compare what came since the last time. Raises KafkaError, OSError, LookupError."""
-        found = reconcile(self._address, self._warehouse, since=utc_now() - timedelta(hours=FIRST_HOURS), after=self._after)
+        since = utc_now() - timedelta(hours=FIRST_HOURS)
+        found = reconcile(self._address, self._warehouse, since=since, after=self._after, stopping=self._stopping.is_set)
         differing = {bucket.partition for bucket in found.buckets if not bucket.ok}
         self._log_name = found.log_name
         self._compared |= {partition: start if partition in differing else end for partition, (start, end) in found.offsets.items()}
@@ -108,6 +111,8 @@ class SinkWatch:
             self._stopping.wait(self._sample_seconds)
 
     def _fail(self, error: Exception) -> None:
+        if self._stopping.is_set():
+            return
         self.seen.failures += 1
         if self.seen.last_error != str(error):
             log.warning("watching: %s", error)

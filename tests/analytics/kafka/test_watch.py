@@ -110,11 +110,15 @@ def test_a_sink_shows_what_it_does_and_what_is_missing(address: KafkaAddress, wa
         until(lambda: sink.state.rows == 60)
         watch.stop()
         warehouse.query("DELETE FROM events WHERE event_id = {id:UUID}", {"id": str(more[0].event_id)})
-        watch._compared[1] = 50
         # What is missing stays on show until it is there.
-        assert [watch.reconcile().missing for _ in range(2)] == [1, 1] and read(port)["salon_reconcile_missing_events", ""] == 1
-        warehouse.insert_exact("again", to_arrow(more[:1], log_name=watch._log_name, partition=1, offsets=[50]))
-        assert [(each.missing, each.events) for each in (watch.reconcile(), watch.reconcile())] == [(0, 10), (0, 0)]
+        later = SinkWatch(address, warehouse, sink.state, reconcile_seconds=None)
+        assert [later.reconcile().missing for _ in range(2)] == [1, 1]
+        shown = {each.name: each.value for family in SinkMetrics(thread, later).collect() for each in family.samples}
+        assert shown["salon_reconcile_missing_events"] == 1
+        assert later.seen.reconciliation is not None
+        name = later.seen.reconciliation.log_name
+        warehouse.insert_exact("again", to_arrow(more[:1], log_name=name, partition=1, offsets=[50]))
+        assert [(each.missing, each.events) for each in (later.reconcile(), later.reconcile())] == [(0, 60), (0, 0)]
     finally:
         watch.stop()
         thread.stop()
