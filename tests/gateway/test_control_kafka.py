@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError
 
 from analytics.event_log import LogFull
 from analytics.kafka.address import KafkaAddress, parse_kafka
@@ -389,3 +390,28 @@ def test_a_token_key_is_compared_and_changes_where_a_gateway_was_given_another(t
     two, _ = start("two", "cccc")
     assert "token key" not in two.problems
     until(lambda: "cccc" in one.problems.get("token key", ""))
+
+
+def test_what_nobody_knows_is_not_called_unchanged(replicas: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit came through, its answer did not, and then the broker was away: 503 must not say that nothing has changed."""
+    replica = replicas("one")
+    replica.control.change(adopt)
+    write = ControlTopic.write
+
+    def unanswered(topic: ControlTopic, records: dict[bytes, bytes], seconds: float) -> None:
+        write(topic, records, seconds)
+        topic.let_go()
+        raise CommitUnknown("the connection broke")
+
+    def away(topic: ControlTopic, seconds: float) -> None:
+        if topic._producer is None:
+            raise KafkaTimeoutError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlTopic, "write", unanswered)
+        patched.setattr(ControlTopic, "begin", away)
+        with pytest.raises(ControlAway, match="look at the experiment before you ask again"):
+            replica.control.change(act("start"))
+    # It had: the follower finds it, and sends its event.
+    until(lambda: replica.control.ledger.lives["colours"].state == "running")
+    assert [action for action, _ in until(lambda: len(replica.events()) == 2 and replica.events())] == ["create", "start"]
