@@ -9,7 +9,7 @@ from analytics.command import Command
 from analytics.event_log import open_log
 from analytics.kafka.topics import ensure_topics
 from analytics.settings import Document, analytics_settings
-from analytics.warehouse.client import Warehouse
+from analytics.warehouse.client import Retention, Warehouse
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,8 @@ def _run(arguments: argparse.Namespace) -> int:
         open_log(settings.events.log).close()
     warehouse = Warehouse.open(settings.warehouse.url)
     try:
-        applied = warehouse.migrate()
+        kept = settings.warehouse
+        applied = warehouse.migrate(Retention(events_days=kept.events_days, units_days=kept.units_days))
     finally:
         warehouse.close()
     if arguments.format == "json":

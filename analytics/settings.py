@@ -47,9 +47,11 @@ class EventsSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WarehouseSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[warehouse]`: where reports are read from."""
+    """`[warehouse]`: where reports are read from; after how many days `salon migrate` lets rows go (None: never)."""
 
     url: str = "chdb://var/warehouse"
+    events_days: Annotated[int, msgspec.Meta(ge=2)] | None = None
+    units_days: Annotated[int, msgspec.Meta(ge=2)] | None = None
 
 
 class AnalyticsSettings(msgspec.Struct, frozen=True):
@@ -188,7 +190,7 @@ def analytics_settings(document: Document) -> AnalyticsSettings:
     _check_warehouse(document, warehouse)
     return AnalyticsSettings(
         events=_events(document, document.section("events", EventsSection)),
-        warehouse=WarehouseSection(document.resolve(warehouse.url)),
+        warehouse=msgspec.structs.replace(warehouse, url=document.resolve(warehouse.url)),
         metrics=metrics,
         experiments=experiments,
         folder=document.folder,

@@ -105,7 +105,7 @@ class Connections:
         else:
             database = database or "default"
         try:
-            client = clickhouse_connect.get_client(database=database, **address.arguments)
+            client: Any = clickhouse_connect.get_client(database=database, **address.arguments)
             if not address.embedded:
                 # urllib3 logs each retry with the whole request, units and all. Those who call repeat what may be repeated.
                 client.http_retries = 0

@@ -31,13 +31,20 @@ def remote(server: LocalClickHouse) -> Iterator[Warehouse]:
     server.clear_faults()
     opened = Warehouse.open(server.url)
     opened.migrate()
-    # A merge would make one of two rows with one id, and nobody would see that there were two.
-    for table in ("events", "exposures"):
-        with opened.connections.client() as client:
-            client.command(f"SYSTEM STOP MERGES {table}")
     yield opened
     server.clear_faults()
     opened.close()
+
+
+@pytest.fixture
+def unmerged(remote: Warehouse) -> Iterator[None]:
+    """A merge would make one of two rows with one id, and nobody would see that there were two."""
+    for word in ("STOP", "START"):
+        for table in ("events", "exposures"):
+            with remote.connections.client() as client:
+                client.command(f"SYSTEM {word} MERGES {table}")
+        if word == "STOP":
+            yield
 
 
 def block(experiment: str, rows: int, first: int = 0) -> pa.Table:
@@ -60,6 +67,7 @@ def insist(warehouse: Warehouse, token: str, table: pa.Table) -> int:
             time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("unmerged")
 @pytest.mark.parametrize("kind", ["cut_after", "cut_before"])
 def test_inserts_cut_half_of_the_time_and_repeated_put_every_row_in_once(server: LocalClickHouse, remote: Warehouse, kind: str) -> None:
     blocks = [(f"{kind}:{n}", block(kind, 50, 50 * n)) for n in range(8)]
@@ -78,6 +86,7 @@ def test_inserts_cut_half_of_the_time_and_repeated_put_every_row_in_once(server:
     assert remote.query("SELECT count() FROM dirty_days FINAL WHERE reason LIKE {r:String}", {"r": f"{kind}:%"}) == [(8,)]
 
 
+@pytest.mark.usefixtures("unmerged")
 def test_without_tokens_the_same_cuts_put_rows_in_twice(server: LocalClickHouse, remote: Warehouse) -> None:
     """The negative control of the test above."""
     server.fault("cut_after", match="INSERT INTO events", probability=0.5)
@@ -105,7 +114,7 @@ def test_a_server_killed_at_random_moments_loses_and_doubles_nothing(server: Loc
         for _ in range(3):
             time.sleep(generator.uniform(0.05, 0.5))
             server.kill()
-            server.start()  # merges again, from now on
+            server.start()
         stop.set()
 
     killer = threading.Thread(target=kill)
