@@ -8,8 +8,8 @@ import msgspec
 from analytics.command import Command
 from analytics.event_log import open_log
 from analytics.kafka.topics import ensure_topics
-from analytics.settings import Document, analytics_settings
-from analytics.warehouse.client import Retention, Warehouse
+from analytics.settings import Document, WarehouseSection, analytics_settings
+from analytics.warehouse.client import Retention, Warehouse, WarehouseLocked
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,25 +20,40 @@ def _run(arguments: argparse.Namespace) -> int:
     settings = analytics_settings(Document.read(Path(arguments.config) if arguments.config else None))
     kafka = settings.events.kafka
     made = ensure_topics(kafka) if kafka else []
-    if kafka is None:
-        open_log(settings.events.log).close()
-    warehouse = Warehouse.open(settings.warehouse.url)
-    try:
-        kept = settings.warehouse
-        applied = warehouse.migrate(Retention(events_days=kept.events_days, units_days=kept.units_days))
-    finally:
-        warehouse.close()
-    if arguments.format == "json":
-        print(msgspec.json.encode({"log": settings.events.log, "created": made, "warehouse": warehouse.shown, "applied": applied}).decode())
-    else:
+    text = arguments.format == "text"
+    if kafka and text:
+        # Said at once: the topics are there even when the warehouse cannot be reached.
         for name in made:
             print(f"created topic {name}")
-        if kafka:
-            print(f"{kafka.shown} has its topics")
+        print(f"{kafka.shown} has its topics", flush=True)
+    if kafka is None:
+        open_log(settings.events.log).close()
+    where, applied, state = _warehouse(settings.warehouse)
+    if text:
         for name in applied:
             print(f"applied {name}")
-        print(f"{warehouse.shown} is up to date")
+        print(state)
+    else:
+        said = {"log": settings.events.log, "created": made, "warehouse": where, "applied": applied}
+        print(msgspec.json.encode(said).decode())
     return 0
+
+
+def _warehouse(section: WarehouseSection) -> tuple[str, list[str], str]:
+    """Where the warehouse is, the migrations applied now, and a sentence on how it is."""
+    try:
+        warehouse = Warehouse.open(section.url)
+    except WarehouseLocked:
+        return (
+            section.url,
+            [],
+            f"{section.url} is open in another process (salon serve or salon sink), which brought it up to date when it opened it",
+        )
+    try:
+        applied = warehouse.migrate(Retention(events_days=section.events_days, units_days=section.units_days))
+    finally:
+        warehouse.close()
+    return warehouse.shown, applied, f"{warehouse.shown} is up to date"
 
 
 COMMAND = Command(

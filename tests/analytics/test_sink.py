@@ -237,6 +237,16 @@ def test_killed_at_every_step_nothing_is_lost_or_doubled_on_disk(tmp_path: Path)
     assert sorted(stored.split()) == sorted(str(e.event_id) for e in made)
 
 
+HOLDER = """
+import sys
+from analytics.warehouse.client import Warehouse
+warehouse = Warehouse.open(sys.argv[1])
+print("open", flush=True)
+sys.stdin.read()
+warehouse.close()
+"""
+
+
 def salon(folder: Path, *arguments: str, stop_after_first_line: bool = False) -> tuple[int, str, str]:
     program = "import sys; from salon.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, *arguments]
@@ -254,7 +264,9 @@ def test_salon_migrate_and_salon_sink(tmp_path: Path) -> None:
     (tmp_path / "salon.toml").write_text('[events]\nlog = "local:e"\n[warehouse]\nurl = "chdb://w"\n')
     code, out, err = salon(tmp_path, "migrate", "--format", "json")
     assert code == 0, err
-    assert msgspec.json.decode(out) == {"warehouse": f"chdb://{tmp_path}/w", "applied": ["1 events and log positions"]}
+    said = msgspec.json.decode(out)
+    assert said["warehouse"] == f"chdb://{tmp_path}/w" and said["created"] == []
+    assert said["applied"] == ["1 events and log positions", "2 origins, exposures, daily rollups, erasures"]
     log = LocalLog(tmp_path / "e")
     log.submit(events("command", 12)).result(10)
     code, out, err = salon(tmp_path, "sink", "--once")
@@ -264,6 +276,13 @@ def test_salon_migrate_and_salon_sink(tmp_path: Path) -> None:
     assert code == 0, err
     assert msgspec.json.decode(out.splitlines()[-1]) == {"moved": 3, "position": 15, "set_aside": 0, "error": None}
     log.close()
+    held = subprocess.Popen([sys.executable, "-c", HOLDER, f"chdb://{tmp_path}/w"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert held.stdout is not None and held.stdout.readline() == b"open\n"
+        code, out, err = salon(tmp_path, "migrate")
+        assert code == 0 and "is open in another process" in out, err
+    finally:
+        held.communicate()
     (tmp_path / "salon.toml").write_text('[warehouse]\nurl = "chdb:/w"\n')
     code, out, err = salon(tmp_path, "migrate")
     assert code == 2 and "chdb://DIR" in err

@@ -52,7 +52,7 @@ def test_one_command_each_way(kafka_here: None, tmp_path: Path) -> None:
         assert len(admin.describe_cluster()["brokers"]) == 1
         admin.close()
     finally:
-        subprocess.run([sys.executable, BROKER, "down", *words], capture_output=True, text=True, check=True)
+        subprocess.run([sys.executable, BROKER, "down", "--dir", words[-1]], capture_output=True, text=True, check=True)
     assert not LocalKafka(tmp_path / "cluster").running()
 
 

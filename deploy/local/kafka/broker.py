@@ -20,7 +20,8 @@ def main(words: list[str]) -> int:
     given = parser.parse_args(words)
     folder = given.dir or (DEFAULT_FOLDER if given.brokers == 1 else DEFAULT_FOLDER.with_name("kafka-3"))
     try:
-        cluster = LocalKafka(folder, brokers=given.brokers, port=given.port)
+        # What is there knows its own ports.
+        cluster = LocalKafka(folder, brokers=given.brokers, port=given.port if given.what == "up" else 0)
         if given.what == "down":
             cluster.stop()
             print(f"stopped; the data stays in {folder}")
