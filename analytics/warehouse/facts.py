@@ -164,6 +164,9 @@ def _first_exposure(warehouse: Warehouse, scope: Scope, arms: list[str]) -> date
 
 def _exposure(warehouse: Warehouse, scope: Scope, arms: list[str], starts: list[datetime], *, clean: bool = False) -> _Exposure:
     """Exposures before the first of `starts` belong to the first period. With `clean`, units with a flagged event are left out."""
+    if not starts:
+        # Nobody was exposed when the start was looked for; who was since, while a sink filled the table, is in the next report.
+        return _Exposure({}, [], {}, 0)
     flagged = scope.events("event_id, unit", "flags != 0 AND unit != ''")
     where = f"WHERE unit NOT IN (SELECT unit FROM {flagged})" if clean else ""
     sql = f"""
