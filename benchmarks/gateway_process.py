@@ -49,6 +49,7 @@ class GatewayProcess:
     """`salon serve` as a process of its own. `key` is the development key that its first start prints."""
 
     def __init__(self, folder: Path, model: str = "salon/emoji-64") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])

@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -23,14 +24,17 @@ from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parents[1] / "deploy/local/kafka")]
+LOCAL = HERE.parents[1] / "deploy/local"
+sys.path[:0] = [str(HERE.parent), str(HERE), str(LOCAL / "kafka"), str(LOCAL / "clickhouse")]
 
 from confluent_kafka import Producer  # noqa: E402
 from gateway_process import GatewayProcess  # noqa: E402
 from kafka import KafkaProducer  # noqa: E402
 from load import drive, request  # noqa: E402
+from local_clickhouse import LocalClickHouse  # noqa: E402
 from local_kafka import LocalKafka  # noqa: E402
 from machine import machine  # noqa: E402
+from topology import Service  # noqa: E402
 
 from analytics.events import Event, encode, new_id, utc_now  # noqa: E402
 from analytics.kafka.address import KafkaAddress, parse_kafka  # noqa: E402
@@ -105,39 +109,45 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def http(folder: Path, broker: LocalKafka, seconds: float) -> None:
-    """Feedback over HTTP, acknowledged after the fsync, while the forwarder drains the spool into Kafka."""
+    """Feedback over HTTP, acknowledged after the fsync, while the forwarder drains the spool into Kafka; then with a sink behind it."""
     address_of(broker, "http.events")
-    home = folder / "gateway"
-    home.mkdir()
-    server = GatewayProcess(home)
+    warehouse = LocalClickHouse(folder / "clickhouse").start()
+    server = GatewayProcess(folder / "gateway")
     log = f'[events]\nlog = "kafka://{broker.bootstrap}/http.events?partitions={PARTITIONS}&control_topic=http.events.control"\n'
-    settings = home / "salon.toml"
-    settings.write_text(settings.read_text().replace("[variants.base]", f"{log}[variants.base]", 1))
+    settings = server.folder / "salon.toml"
+    sections = f'{log}[warehouse]\nurl = "{warehouse.url}"\n[variants.base]'
+    settings.write_text(settings.read_text().replace("[variants.base]", sections, 1))
+    salon = [sys.executable, "-m", "salon.cli"]
+    subprocess.run([*salon, "migrate", "--config", str(settings)], check=True, stdout=subprocess.DEVNULL)
     server.start()
+    sink = Service("sink", [*salon, "sink", "--config", str(settings)], folder / "sink")
     try:
         server.ready()
-        client = Client(server.url, server.key)
+        client, chance = Client(server.url, server.key), random.Random(0)
         tokens = [client.generate("a red heart", route="hero", user=f"unit-{i}").token for i in range(16)]
-        chance = random.Random(0)
-
-        def event() -> dict[str, object]:
-            return {"event_id": str(new_id()), "feedback_token": chance.choice(tokens), "kind": "view"}
-
-        for name, clients, size in (("singles", 16, 1), ("batches of 50", 4, 50)):
-            make = lambda size=size: request("/v1/feedback", json.dumps({"events": [event() for _ in range(size)]}).encode())  # noqa: E731
+        for size, clients in ((1, 16), (50, 4)):
             before = server.cpu_seconds()
-            load = asyncio.run(drive(server.port, clients, seconds, make, b'"accepted"'))
-            used = server.cpu_seconds() - before
-            speed = rate(load.matched, load.seconds, used)
-            print(f"HTTP, durable, {name}, {clients} clients: {speed} (forwarder included), median {load.median_ms:.1f} ms")
-        report_while_ingesting(server, tokens, seconds)
+            load = asyncio.run(drive(server.port, clients, seconds, partial(feedback, chance, tokens, size), b'"accepted"'))
+            speed = rate(load.matched, load.seconds, server.cpu_seconds() - before)
+            print(f"HTTP, durable, {size:>2} a request, {clients:>2} clients: {speed} (forwarder included), median {load.median_ms:.1f} ms")
+        sink.start()
+        report_while_ingesting(server, partial(feedback, chance, tokens, 50), seconds)
     finally:
         server.stop()
+        sink.end()
+        warehouse.stop()
 
 
-def report_while_ingesting(server: GatewayProcess, tokens: Sequence[str], seconds: float) -> None:
-    """How long the report takes over HTTP while batches come in."""
+def feedback(chance: random.Random, tokens: Sequence[str], size: int) -> bytes:
+    """A request with `size` new events."""
+    events = [{"event_id": str(new_id()), "feedback_token": chance.choice(tokens), "kind": "view"} for _ in range(size)]
+    return request("/v1/feedback", json.dumps({"events": events}).encode())
+
+
+def report_while_ingesting(server: GatewayProcess, make: Callable[[], bytes], seconds: float) -> None:
+    """How long the report takes over HTTP while batches come in, and a sink moves them."""
     client, waits, stop = Client(server.url, server.key, timeout_seconds=60), [], threading.Event()
+    client.report("contest")
 
     def ask() -> None:
         while not stop.is_set():
@@ -147,16 +157,12 @@ def report_while_ingesting(server: GatewayProcess, tokens: Sequence[str], second
 
     asking = threading.Thread(target=ask)
     asking.start()
-    make = lambda: request(  # noqa: E731
-        "/v1/feedback",
-        json.dumps({"events": [{"event_id": str(new_id()), "feedback_token": tokens[0], "kind": "view"} for _ in range(50)]}).encode(),
-    )
     load = asyncio.run(drive(server.port, 4, seconds, make, b'"accepted"'))
     stop.set()
     asking.join()
     print(
-        f"report over HTTP while {load.matched / load.seconds:,.0f} events/s come in: median {statistics.median(waits) * 1000:.0f} ms, "
-        f"longest {max(waits) * 1000:.0f} ms, {len(waits)} times"
+        f"report over HTTP while {load.matched / load.seconds:,.0f} events/s come in and a sink moves them, all on this machine: "
+        f"median {statistics.median(waits) * 1000:.0f} ms, longest {max(waits) * 1000:.0f} ms, {len(waits)} times"
     )
 
 
