@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Plain torch on Linux brings 3 GB of CUDA; every target here runs on CPU.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench crash model clean kafka-up kafka-down
+.PHONY: demo test lint bench crash chaos model clean kafka-up kafka-down
 
 demo: $(READY)
 	$(BIN)/salon demo
@@ -23,6 +23,9 @@ bench: $(READY)
 
 crash: $(READY)
 	$(BIN)/python benchmarks/run.py crash
+
+chaos: $(READY)
+	$(BIN)/python benchmarks/events/campaigns.py
 
 model: $(READY)
 	$(BIN)/python -m finetune.pretrain

@@ -39,11 +39,11 @@ def main() -> int:
     return 0 if all(well) else 1
 
 
-def kept(name: str, words: list[str], results: Path, limit_seconds: float) -> bool:
-    """Run one, show its lines as they come, and keep them if it ended well."""
+def kept(name: str, words: list[str], results: Path, limit_seconds: float, script: Path | None = None) -> bool:
+    """Run one (NAME.py unless `script` is given), show its lines as they come, and keep them if it ended well."""
     print(f"── {name} {' '.join(words)}", flush=True)
     lines: list[str] = []
-    process = subprocess.Popen([sys.executable, "-u", str(HERE / f"{name}.py"), *words], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-u", str(script or HERE / f"{name}.py"), *words], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     # SIGINT lets a benchmark's `finally` run, which ends the server that it started
     limit = threading.Timer(max(1.0, limit_seconds), process.send_signal, [signal.SIGINT])
