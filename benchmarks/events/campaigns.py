@@ -17,14 +17,14 @@ from run import kept  # noqa: E402
 
 RESULTS = HERE / "results"
 LIMIT_SECONDS = 1500.0
-SHORT = ("--events", "20000", "--faults", "16", "--gateways", "1", "--sinks", "1")
+SHORT = ("--events", "80000", "--rate", "2500", "--faults", "16", "--gateways", "1", "--sinks", "1", "--sabotage")
 CAMPAIGNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "throughput": ("throughput", ()),
     "chaos-1-broker": ("chaos", ("--brokers", "1", "--events", "550000", "--faults", "60")),
     "chaos-3-brokers": ("chaos", ("--brokers", "3", "--events", "550000", "--faults", "60")),
-    "without-sink-tokens": ("chaos", (*SHORT, "--sabotage", "sink-tokens")),
-    "without-sink-intents": ("chaos", (*SHORT, "--sabotage", "sink-intents")),
-    "without-gateway-fsync": ("chaos", (*SHORT, "--sabotage", "gateway-fsync")),
+    "without-sink-tokens": ("chaos", (*SHORT, "sink-tokens", "--only", "answer swallowed,sink killed,warehouse killed")),
+    "without-sink-intents": ("chaos", (*SHORT, "sink-intents", "--only", "answer swallowed,sink killed,warehouse killed")),
+    "without-gateway-fsync": ("chaos", (*SHORT, "gateway-fsync", "--only", "gateway killed,disk filled")),
 }
 
 

@@ -38,6 +38,11 @@ from salon.client import Client  # noqa: E402
 UNITS, TOGETHER = 400, 0.25
 SPOOL_MEGABYTES = 1500
 SETTLE_SECONDS = 240
+# The settings outlive a kill of the warehouse, the command does not; many small parts are then no reason to refuse an insert.
+NO_MERGES = (
+    "max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1, "
+    "parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000"
+)
 
 
 def main() -> int:
@@ -50,6 +55,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0, help="events per second at most; 0: what takes as long as the faults")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--sabotage", default="", choices=("", *SABOTAGES))
+    parser.add_argument("--only", default="", help="faults to draw from, separated by commas")
     parser.add_argument("--keep", type=Path, help="a folder to leave everything in")
     arguments = parser.parse_args()
     print(machine("salon", "kafka-python", "confluent-kafka", "clickhouse-connect", "chdb"))
@@ -178,6 +184,7 @@ def hold_merges(it: Topology, warehouse: count.Warehouse) -> None:
     while time.monotonic() < until:
         try:
             warehouse.rows("SELECT count() FROM events")
+            warehouse.command(f"ALTER TABLE events MODIFY SETTING {NO_MERGES}")
             warehouse.command("SYSTEM STOP MERGES events")
             return
         except (urllib.error.URLError, OSError):
@@ -189,13 +196,18 @@ def break_things(
     it: Topology, arguments: argparse.Namespace, spool: Path | None, client: "subprocess.Popen[Any]", warehouse: count.Warehouse
 ) -> Counter[str]:
     """Faults until the wanted number is reached and the client has ended; how often each."""
-    chance, done = random.Random(arguments.seed), Counter[str]()
+    chance, done, deck = random.Random(arguments.seed), Counter[str](), list[str]()
     faults = FAULTS | ({"disk filled": disk_filled(spool)} if spool else {})
-    if arguments.gateways == 0 or arguments.sinks == 0:
-        raise ValueError("take at least one gateway and one sink")
+    if unknown := set(filter(None, arguments.only.split(","))) - faults.keys():
+        raise ValueError(f"--only: {sorted(unknown)} are no faults; there are {sorted(faults)}")
+    faults = {name: fault for name, fault in faults.items() if not arguments.only or name in arguments.only.split(",")}
     while sum(done.values()) < arguments.faults:
         time.sleep(chance.uniform(0.3, 2.5))
-        picked = chance.sample(sorted(faults), 2 if chance.random() < TOGETHER else 1)
+        picked: list[str] = []
+        # Dealt like cards, so that each comes equally often; two at once are two different ones.
+        for _ in range(2 if chance.random() < TOGETHER else 1):
+            deck = deck or chance.sample(sorted(faults), len(faults))
+            picked = [*picked, deck.pop()] if deck[-1] not in picked else picked
         lasting = []
         for name in picked:
             lasting.append((name, *faults[name](it, chance)))

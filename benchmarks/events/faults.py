@@ -109,7 +109,8 @@ def disk_filled(spool: Path) -> Fault:
                         size //= 2
                 except OSError:
                     size //= 2
-        return chance.uniform(1, 3), lambda: ballast.unlink(missing_ok=True)
+        # Longer than SQLite goes on in the pages that its write-ahead log has already.
+        return chance.uniform(3, 6), lambda: ballast.unlink(missing_ok=True)
 
     return fill
 
