@@ -15,9 +15,10 @@ from analytics.kafka import sink_service
 from analytics.kafka.reconcile_once import period, reconcile_once
 from analytics.settings import Document, analytics_settings
 from analytics.sink import BATCH, Sink, SinkThread
-from analytics.warehouse.client import Warehouse
+from analytics.warehouse.client import OutOfReach, Warehouse
 
 POLL_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 10.0
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,11 +38,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.hours < 100_000:
         raise ValueError(f"--hours is {arguments.hours}; give a positive number of hours")
     if kafka is not None:
-        warehouse = Warehouse.open(settings.warehouse.url)
+        warehouse = _open(settings.warehouse.url, patient=not (arguments.once or arguments.reconcile))
         try:
             if arguments.reconcile:
                 return reconcile_once(kafka, warehouse, arguments.hours, arguments.format)
-            warehouse.migrate()
             if arguments.once:
                 return sink_service.drain_once(kafka, warehouse, arguments.format)
             return sink_service.run(kafka, warehouse, arguments.format, metrics, every_seconds)
@@ -53,15 +53,36 @@ def _run(arguments: argparse.Namespace) -> int:
         raise ValueError("--reconcile compares Kafka with the warehouse, and [events] log is local: that sink notes its own position")
     log = open_log(settings.events.log)
     try:
-        warehouse = Warehouse.open(settings.warehouse.url)
+        warehouse = _open(settings.warehouse.url, patient=not arguments.once)
         try:
-            warehouse.migrate()
             sink = Sink(log, warehouse)
             return _drain_once(sink, arguments.format) if arguments.once else _drain_for_ever(SinkThread(sink), arguments.format)
         finally:
             warehouse.close()
     finally:
         log.close()
+
+
+def _open(url: str, patient: bool) -> Warehouse:
+    """The warehouse, with its tables. A worker waits for a server that is down; whoever asks once is told."""
+    told, pause_seconds = "", POLL_SECONDS
+    while True:
+        try:
+            warehouse = Warehouse.open(url)
+            try:
+                warehouse.migrate()
+                return warehouse
+            except BaseException:
+                warehouse.close()
+                raise
+        except OutOfReach as error:
+            if not patient:
+                raise
+            if str(error) != told:
+                print(f"salon sink: {error}; trying again", file=sys.stderr, flush=True)
+                told = str(error)
+            time.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
 
 
 def _endpoint(text: str) -> tuple[str, int]:

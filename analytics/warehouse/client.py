@@ -11,14 +11,14 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from analytics.events import Event
 from analytics.warehouse import schema
 from analytics.warehouse.address import Address, parse_address
-from analytics.warehouse.connections import Connections, WarehouseLocked, first_line
+from analytics.warehouse.connections import Connections, OutOfReach, WarehouseLocked, first_line
 from analytics.warehouse.ddl import Layout
 from analytics.warehouse.dirty import mark_days
 from analytics.warehouse.erasure import Erased, Erasures, erase, read_erasures
 from analytics.warehouse.rows import RowsRejected, days_of, to_arrow
 from analytics.warehouse.schema import Retention, SchemaIsNewer
 
-__all__ = ["Erased", "Erasures", "Retention", "RowsRejected", "SchemaIsNewer", "Warehouse", "WarehouseLocked"]
+__all__ = ["Erased", "Erasures", "OutOfReach", "Retention", "RowsRejected", "SchemaIsNewer", "Warehouse", "WarehouseLocked"]
 
 QUERY_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
 # async_insert is on by default in new servers and forgets tokens; a batch of a backfill may span more than 100 days.

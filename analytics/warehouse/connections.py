@@ -30,6 +30,10 @@ class NotAllowed(OSError):
     """The warehouse's user may not do this."""
 
 
+class OutOfReach(OSError):
+    """No answer came from the warehouse's server: it may be up again later."""
+
+
 class Connections:
     """Clients of one address; any thread may take one. Embedded, a process can hold one folder, and must not fork while it does."""
 
@@ -96,7 +100,8 @@ class Connections:
             return LookupError(f"the warehouse {shown} has no tables yet; run `salon migrate` ({line})")
         if code in DENIED:
             return NotAllowed(f"the warehouse {shown} does not allow this to its user: {line}")
-        return OSError(f"the warehouse {shown} {'refuses' if isinstance(error, DatabaseError) and code else 'fails'}: {line}")
+        kind = OutOfReach if code is None and not self.address.embedded else OSError
+        return kind(f"the warehouse {shown} {'refuses' if isinstance(error, DatabaseError) and code else 'fails'}: {line}")
 
     def _connect(self, database: str | None) -> Any:
         address = self.address
@@ -116,9 +121,11 @@ class Connections:
             line = first_line(error)
             if address.embedded and _is_locked(Path(address.arguments["path"])):
                 raise self._locked() from error
-            if getattr(error, "code", None) == UNKNOWN_DATABASE:
+            code = getattr(error, "code", None)
+            if code == UNKNOWN_DATABASE:
                 raise LookupError(f"the warehouse {address.shown} has no database {database!r}; run `salon migrate`") from error
-            raise OSError(f"the warehouse {address.shown} cannot be opened: {line}") from error
+            kind = OutOfReach if code is None and not address.embedded else OSError
+            raise kind(f"the warehouse {address.shown} cannot be opened: {line}") from error
 
     def _locked(self) -> WarehouseLocked:
         return WarehouseLocked(
