@@ -29,6 +29,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.log_level != "debug":
         # The client repeats the same few words at every attempt; our own say once what is wrong.
         logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    if arguments.log_level == "debug":
+        for name in ("clickhouse_connect", "kafka"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
     document = Document.read(Path(arguments.config) if arguments.config else None)
     config = load(document)
     host, port = parse_listen(document, arguments.listen or config.gateway.listen)

@@ -1,6 +1,7 @@
 """The front door of the `salon` command: finds the command's room by its entry point and enters only that room."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.config = shared.config
     except SystemExit as stop:
         return 2 if stop.code else 0
+    # What these clients log as errors, our own messages say with the reason and the fix.
+    for name in ("clickhouse_connect", "kafka"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         return int(command.run(arguments))
     except (ValueError, OSError, LookupError) as error:
