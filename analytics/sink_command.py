@@ -38,7 +38,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.hours < 100_000:
         raise ValueError(f"--hours is {arguments.hours}; give a positive number of hours")
     if kafka is not None:
-        warehouse = _open(settings.warehouse.url, patient=not (arguments.once or arguments.reconcile))
+        url = settings.warehouse.url
+        warehouse = Warehouse.open(url) if arguments.reconcile else _open(url, patient=not arguments.once)
         try:
             if arguments.reconcile:
                 return reconcile_once(kafka, warehouse, arguments.hours, arguments.format)

@@ -2,21 +2,31 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
-from kafka.errors import GroupIdNotFoundError, KafkaError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
+    KafkaError,
+    NotCoordinatorError,
+)
 
 from analytics.kafka.address import KafkaAddress
 from analytics.kafka.clients import open_admin, open_consumer
 from analytics.kafka.intents import Committed, read_note
 from analytics.kafka.topics import TopicMissing
 
+T = TypeVar("T")
 LOOKUP_MS = 5_000
+PAUSE_SECONDS = 0.2
+# A cluster's first group waits for the topic of offsets to be made, and every group for its coordinator's move to another broker.
+NOT_YET = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
 OLDEST_SECONDS = 2.0
 
 
@@ -104,15 +114,26 @@ def read_group(address: KafkaAddress, admin: KafkaAdminClient, consumer: KafkaCo
 
 def _committed(admin: KafkaAdminClient, group: str) -> dict[TopicPartition, Committed]:
     try:
-        found = admin.list_group_offsets(group).get(group, {})
+        found = _coordinated(lambda: admin.list_group_offsets(group)).get(group, {})
     except GroupIdNotFoundError:
         return {}
     return {at: Committed(each.offset, read_note(each.metadata)) for at, each in found.items() if each.offset >= 0}
 
 
+def _coordinated(ask: Callable[[], T]) -> T:
+    deadline = time.monotonic() + LOOKUP_MS / 1000
+    while True:
+        try:
+            return ask()
+        except NOT_YET:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(PAUSE_SECONDS)
+
+
 def _members(admin: KafkaAdminClient, group: str, topic: str) -> tuple[str, list[str], dict[int, str]]:
     try:
-        facts = admin.describe_groups([group])[group]
+        facts = _coordinated(lambda: admin.describe_groups([group]))[group]
     except GroupIdNotFoundError:
         return "Dead", [], {}
     members: list[str] = []
