@@ -23,6 +23,9 @@ steps = 2
 [variants.vivid]
 extends = "base"
 guidance = 3.0
+"""
+# What recount.py knows how to count.
+CONTEST = """\
 [routes.hero]
 serve = "base"
 [metrics.like_rate]
@@ -37,7 +40,7 @@ event = "score"
 denominator = "view"
 [experiments.contest]
 route = "hero"
-arms = {{ base = 0.5, vivid = 0.5 }}
+arms = { base = 0.5, vivid = 0.5 }
 control = "base"
 primary = "like_rate"
 secondary = ["points", "scores_per_view"]
@@ -55,7 +58,7 @@ class GatewayProcess:
             self.port = int(free.getsockname()[1])
         self.folder, self.key = folder, ""
         self.url = f"http://127.0.0.1:{self.port}"
-        (folder / "salon.toml").write_text(SETTINGS.format(port=self.port, model=model))
+        (folder / "salon.toml").write_text(SETTINGS.format(port=self.port, model=model) + CONTEST)
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 

@@ -16,6 +16,8 @@ from typing import IO, Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "deploy/local/kafka"), str(HERE.parents[1] / "deploy/local/clickhouse")]
 
+from gateway_process import CONTEST  # noqa: E402
+
 SETTINGS = """\
 [gateway]
 listen = "127.0.0.1:{port}"
@@ -33,25 +35,6 @@ guidance = 1.0
 [variants.vivid]
 extends = "base"
 steps = 2
-[routes.hero]
-serve = "base"
-[metrics.like_rate]
-kind = "proportion"
-event = "like"
-[metrics.points]
-kind = "mean"
-event = "score"
-[metrics.scores_per_view]
-kind = "ratio"
-event = "score"
-denominator = "view"
-[experiments.contest]
-route = "hero"
-arms = {{ base = 0.5, vivid = 0.5 }}
-control = "base"
-primary = "like_rate"
-secondary = ["points", "scores_per_view"]
-autostart = true
 """
 
 
@@ -252,7 +235,7 @@ class Topology:
     def _gateway(self, i: int, spool: Path | None, sabotage: str) -> Service:
         folder = self.folder / f"gateway-{i}"
         folder.mkdir(parents=True)
-        settings = SETTINGS.format(port=self.gateway_ports[i], **self.settings)
+        settings = SETTINGS.format(port=self.gateway_ports[i], **self.settings) + CONTEST
         if spool is not None:
             settings = settings.replace("spool_max_bytes", f'spool = "{spool / "var/spool"}"\nspool_max_bytes')
         (folder / "salon.toml").write_text(settings)
