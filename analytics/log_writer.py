@@ -102,6 +102,7 @@ class LogWriter:
             if transaction:
                 self._db.execute("COMMIT")
         except Exception as error:
+            # Whatever it was, those who wait for the commit must hear of it: their futures carry it on.
             failure = os_error(error, self._path) if isinstance(error, sqlite3.Error) else error
             self._abandon()
         used = self.used

@@ -265,6 +265,7 @@ class KafkaControl:
             job.future.set_exception(ControlAway(_UNKNOWN if job.unsettled else f"{self.problem}; nothing has changed"))
             raise
         except Exception as error:
+            # A refusal of the change itself, or a bug: it belongs to whoever asked, and the thread goes on.
             job.future.set_exception(ControlAway(_UNKNOWN) if job.unsettled else error)
 
     def _attempt(self, topic: ControlTopic, job: _Job) -> bool:

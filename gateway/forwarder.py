@@ -231,6 +231,7 @@ class Forwarder:
         except TopicDiffers:
             found = None
         except Exception as failure:
+            # The look only explains; a look that fails must not end the thread that forwards.
             found = str(failure) or type(failure).__name__
         return found or (None if error is None else f"{type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""CRC-32C in C for kafka-python, whose own is Python: 9 µs of an event's way to Kafka, and 9 µs of its way out of it.
+"""CRC-32C in C for kafka-python, whose own is pure Python and is paid for every event on its way to Kafka and out of it.
 
 kafka-python looks for the package crc32c by itself, which is under the LGPL; google-crc32c is under Apache 2.0.
 """

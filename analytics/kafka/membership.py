@@ -136,6 +136,7 @@ class Membership:
             self.fresh.discard(at.partition)
 
 
+# kafka-python has no types, so its class is Any to mypy.
 class _Turns(ConsumerRebalanceListener):  # type: ignore[misc]
     """Notes who owns what; the rest is done after `poll`."""
 

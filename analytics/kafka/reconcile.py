@@ -117,8 +117,8 @@ def reconcile(
     partition the last so many. `after` says for the log's name where partitions go on instead: at which offset. Once
     `stopping` says so it raises InterruptedError soon.
 
-    Buckets are hours of `received_at`, so those of late events lie before `since`. Cost: one pass over the records (about
-    100,000 events/s), one query over the days they fall on; a difference is looked into id by id, twice. Memory: one block of
+    Buckets are hours of `received_at`, so those of late events lie before `since`. Cost: one pass over the records
+    (benchmarks/events/throughput.py measures it), one query over the days they fall on; a difference is looked into id by id, twice. Memory: one block of
     offsets at a time (`committed_part.BLOCK`). Raises KafkaError, OSError (a side is out of reach), LookupError (no tables).
     """
     with group_clients(address) as (admin, consumer):

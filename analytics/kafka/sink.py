@@ -85,6 +85,7 @@ class KafkaSink:
                 self._member.poll(min(left, 0.2), 1)
                 self._forget_moved(self._member)
             except Exception as error:
+                # An outage is being waited out: what else fails meanwhile, the next drain meets again and tells.
                 log.info("while waiting: %s", error)
                 self._doubt()
                 time.sleep(min(left, 0.2))

@@ -69,5 +69,6 @@ def _failure(future: Any) -> Exception | None:
     try:
         future.get(timeout=SEND_SECONDS)
     except Exception as error:
+        # Handed to the caller, who raises the first of a batch once it knows what was delivered.
         return error
     return None

@@ -78,8 +78,8 @@ def erase(connections: Connections, layout: Layout, unit: str, at: datetime | No
 
     `at` None: all that is there; else what was received up to `at` (exposures and rollups are made anew from what stays).
     What was received up to then is covered by `erasures()` from now on: a sink leaves it out. Raises OSError when rows are
-    left (more may have arrived meanwhile), and may be repeated. Rewrites the parts that hold the rows; chDB takes about
-    0.1 s for each day in the table.
+    left (more may have arrived meanwhile), and may be repeated. Rewrites the parts that hold the rows: longer, the
+    more days the table has.
     """
     if not unit:
         raise ValueError("the unit is empty; name one")

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from topology import Service  # noqa: E402
 from analytics.events import Event, encode, new_id, utc_now  # noqa: E402
 from analytics.kafka.address import KafkaAddress, parse_kafka  # noqa: E402
 from analytics.kafka.messages import message_key  # noqa: E402
+from analytics.kafka.reconcile import Reconciliation, reconcile  # noqa: E402
 from analytics.kafka.sink import KafkaSink  # noqa: E402
 from analytics.kafka.topics import ensure_topics  # noqa: E402
 from analytics.local_log import LocalLog  # noqa: E402
@@ -241,6 +243,12 @@ def sinking(folder: Path, broker: LocalKafka, events: Sequence[Event]) -> tuple[
         wall, cpu = timed(drain)
         print(f"sink, Kafka to chDB end to end: {moved / wall:9,.0f} rows/s, {cpu / moved * 1e6:.1f} CPU-µs a row")
         sink.close()
+        found: list[Reconciliation] = []
+        since = events[0].received_at - timedelta(hours=1)
+        wall, spent = timed(lambda: found.append(reconcile(sink.address, warehouse, since=since)))
+        if not found[0].ok or found[0].events != len(events):
+            raise RuntimeError(f"reconciliation compared {found[0].events} events of {len(events)}, {found[0].missing} missing")
+        print(f"reconciliation of all of it: {wall:.1f} s, {spent / len(events) * 1e6:.1f} CPU-µs an event")
         ((size, rows),) = warehouse.query("SELECT sum(bytes_on_disk), sum(rows) FROM system.parts WHERE active AND table = 'events'")
         return cpu / moved, size / rows
     finally:
