@@ -118,8 +118,9 @@ def reconcile(
     `stopping` says so it raises InterruptedError soon.
 
     Buckets are hours of `received_at`, so those of late events lie before `since`. Cost: one pass over the records
-    (benchmarks/events/throughput.py measures it), one query over the days they fall on; a difference is looked into id by id, twice. Memory: one block of
-    offsets at a time (`committed_part.BLOCK`). Raises KafkaError, OSError (a side is out of reach), LookupError (no tables).
+    (benchmarks/events/throughput.py measures it), one query over the days they fall on; a difference is looked into id by id,
+    twice. Memory: one block of offsets at a time (`committed_part.BLOCK`). Raises KafkaError, OSError (a side is out of reach),
+    LookupError (no tables).
     """
     with group_clients(address) as (admin, consumer):
         group = read_group(address, admin, consumer, oldest=False)
