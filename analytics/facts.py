@@ -1,6 +1,6 @@
 """What the warehouse hands to statistics: sufficient statistics per arm, never rows of units."""
 
-from datetime import datetime
+from datetime import date, datetime
 
 import msgspec
 
@@ -17,6 +17,21 @@ class Moments(msgspec.Struct, frozen=True, kw_only=True, tag="moments"):
     denominator_mean: float = 1.0
     denominator_m2: float = 0.0
     comoment: float = 0.0
+
+
+class Joint(msgspec.Struct, frozen=True, kw_only=True, tag="joint"):
+    """Several numbers per unit in one arm: `products[i][j]` is the centred sum of products, symmetric, [k][k].
+
+    The first is the outcome y; for a ratio the second is its denominator d; then come the covariates, for a ratio's own
+    pre-period again as numerator and denominator: `covariates` names them, one or two columns each (`ratios` says which two).
+    """
+
+    n: int
+    means: tuple[float, ...]
+    products: tuple[tuple[float, ...], ...]
+    ratio: bool = False
+    covariates: tuple[str, ...] = ()
+    ratios: tuple[bool, ...] = ()
 
 
 class QuantileFacts(msgspec.Struct, frozen=True, kw_only=True, tag="quantile"):
@@ -51,6 +66,8 @@ class ArmFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency_p95_ms: float | None
     variant_digest: str
     mean_inverse_propensity: float | None
+    inverse_propensity_m2: float | None = None
+    exposed_without_generation: int = 0
 
 
 class WeightPeriod(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +98,30 @@ class WithFlagged(msgspec.Struct, frozen=True, kw_only=True):
     primary: dict[str, Moments | QuantileFacts]
 
 
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """The units with one value of a dimension: how many per arm in each weight period, and the primary metric per arm."""
+
+    value: str
+    units: list[dict[str, int]]
+    primary: dict[str, Moments | QuantileFacts]
+
+
+class Cohort(msgspec.Struct, frozen=True, kw_only=True):
+    """The units first exposed on one day (UTC): how many per arm in each weight period, the primary metric as it stands now."""
+
+    day: date
+    units: list[dict[str, int]]
+    primary: dict[str, Moments]
+
+
+class Age(msgspec.Struct, frozen=True, kw_only=True):
+    """The primary metric of one day of life: events of the units' `day`-th 24 hours since exposure (0: the first), over the
+    units that have lived through it."""
+
+    day: int
+    primary: dict[str, Moments]
+
+
 class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     """All that a report needs. `metrics[name][arm]`; `latency[arm]`: mean latency in ms per unit.
 
@@ -88,6 +129,13 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     any flag set, `flags[name]` that one. They are left out of every figure of the arms unless `flagged_counted`.
     `with_flagged` is what the figures would be with them; None where there are none, or they are counted anyway.
     `bot_units` are units with a bot flag.
+
+    `joint[metric][arm]`: for metrics with covariates. `by_period[metric][i][arm]`: the units first exposed in `periods[i]`, where
+    weights changed; `by_stratum[metric][stratum][arm]`: where the experiment is post-stratified. `breakdowns[dimension]`,
+    `cohorts` and `ages` are of the primary metric. `pre_period[arm]`: what the primary metric was per unit in the `pre_period_days`
+    before exposure; empty where nobody did anything then. `excluded[rule][arm]` units are left out by the experiment's rules,
+    `training_units[arm]` because their feedback trained an arm of this experiment. `caps[metric]`: the value that a percentile
+    cap came to. `sql[metric]`: what the metric became.
     """
 
     experiment: str
@@ -106,3 +154,15 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     flags: dict[str, int] = msgspec.field(default_factory=dict)
     flagged_counted: bool = False
     with_flagged: WithFlagged | None = None
+    joint: dict[str, dict[str, Joint]] = msgspec.field(default_factory=dict)
+    by_period: dict[str, list[dict[str, Joint]]] = msgspec.field(default_factory=dict)
+    by_stratum: dict[str, dict[str, dict[str, Joint]]] = msgspec.field(default_factory=dict)
+    breakdowns: dict[str, list[Slice]] = msgspec.field(default_factory=dict)
+    cohorts: list[Cohort] = msgspec.field(default_factory=list)
+    ages: list[Age] = msgspec.field(default_factory=list)
+    pre_period: dict[str, Moments] = msgspec.field(default_factory=dict)
+    pre_period_days: float = 14.0
+    excluded: dict[str, dict[str, int]] = msgspec.field(default_factory=dict)
+    training_units: dict[str, int] = msgspec.field(default_factory=dict)
+    caps: dict[str, float] = msgspec.field(default_factory=dict)
+    sql: dict[str, str] = msgspec.field(default_factory=dict)

@@ -13,7 +13,7 @@ from analytics.experiment import check_weights
 from analytics.facts import Moments, QuantileFacts, WeightPeriod
 from analytics.inference.bayes import PRIOR_SD
 from analytics.inference.cuped import CovariateMoments
-from analytics.report.comparisons import Question, compare_family
+from analytics.report.comparisons import Question, Rules, compare_family
 from analytics.report.schema import MetricReport, Role
 from analytics.settings import nearest
 
@@ -85,7 +85,7 @@ def analyze(table: Table, asked: Asked) -> Analysis:
     for role, members in (("primary", [0]), ("secondary", range(1, len(measured)))):
         questions = [_question(measured[i], asked.metrics[i], "primary" if role == "primary" else "secondary", asked) for i in members]
         if questions:
-            compared += compare_family(questions, arms, asked.control, asked.alpha, asked.planned_units * 2 / len(arms))
+            compared += compare_family(questions, arms, asked.control, Rules(alpha=asked.alpha, planned_units=asked.planned_units))
     return Analysis(
         experiment=table.path.name,
         rows=table.rows,

@@ -26,7 +26,7 @@ def two_sided_critical(units: int, alpha: float, planned_units: float) -> float:
 def e_value(statistic: float, units: int, alpha: float, planned_units: float) -> float:
     """Evidence against "no change"; >= 1/alpha exactly when the two-sided interval excludes 0. At most `LARGEST_E`."""
     weight = units * tightness(alpha, planned_units)
-    log = weight * statistic**2 / (2 * (weight + 1)) - math.log1p(weight) / 2
+    log = weight * statistic * statistic / (2 * (weight + 1)) - math.log1p(weight) / 2
     return math.exp(log) if log < math.log(LARGEST_E) else LARGEST_E
 
 
@@ -41,6 +41,6 @@ def one_sided_p(statistic: float, units: int, alpha: float, planned_units: float
     if statistic <= 0:
         return 1.0
     weight = units * tightness(2 * alpha, planned_units)
-    exponent = weight * statistic**2 / (2 * (weight + 1))
+    exponent = weight * statistic * statistic / (2 * (weight + 1))
     # sqrt(1 + weight)/(2 (e^x - 1)), in the form that neither overflows nor cancels.
     return min(1.0, math.sqrt(weight + 1) / 2 * math.exp(-exponent) / -math.expm1(-exponent)) if exponent > 0 else 1.0

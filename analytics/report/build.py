@@ -14,7 +14,7 @@ from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
 from analytics.inference.cuped import CovariateMoments
 from analytics.report.comparisons import Question, compare_family, finite
-from analytics.report.flagged import flagged_check, pair_units
+from analytics.report.flagged import flagged_check, rules
 from analytics.report.notes import method_notes
 from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
 
@@ -79,6 +79,9 @@ def build_report(
         checks=checks,
         metrics=compared,
         decision=decide(experiment, compared, checks, units, hours, changes, flagged.warnings),
+        breakdowns=[],
+        path=[],
+        novelty=[],
         sufficient_statistics=SufficientStatistics(
             experiment=experiment, metrics=used, facts=facts, covariates={key: dict(value) for key, value in covariates.items()}
         ),
@@ -111,15 +114,21 @@ def _compare(
             question = Question(
                 metric=key,
                 role=role,
-                kind=metrics[key].kind,
+                kind=metrics[key].inferred_as,
                 direction=guardrail.direction if guardrail else metrics[key].direction,
                 facts=facts.metrics.get(key, {}),
                 guardrail=guardrail,
                 covariates=covariates.get(key),
+                joint=facts.joint.get(key),
+                periods=facts.by_period.get(key, ()),
+                strata=list(facts.by_stratum.get(key, {}).values()),
+                bounds=metrics[key].bounds,
+                cap=facts.caps.get(key),
+                sql=facts.sql.get(key, ""),
             )
             questions.append(question)
         if questions:
-            compared += compare_family(questions, list(experiment.arms), experiment.control, experiment.alpha, pair_units(experiment))
+            compared += compare_family(questions, list(experiment.arms), experiment.control, rules(experiment))
     return compared
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from analytics.experiment import Guardrail
-from analytics.facts import Moments, QuantileFacts
+from analytics.facts import Joint, Moments, QuantileFacts
 from analytics.inference import confidence_sequence
 from analytics.inference.bayes import PRIOR_SD, posterior
 from analytics.inference.contrast import UNBOUNDED, Contrast, Interval
@@ -30,8 +30,23 @@ METHODS = {
 }
 
 
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How comparisons are made: error rate, where sequences are tightest (units of both arms of a comparison), the interval of
+    a lift, the correction over a family, and how many looks were planned."""
+
+    alpha: float = 0.05
+    planned_units: float = 5000
+    lift: Literal["delta", "fieller", "log_delta"] = "delta"
+    correction: Literal["holm", "benjamini_hochberg", "none"] = "holm"
+    looks: int | None = None
+
+
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric to compare: what is known per arm, and why it is asked. `covariates` turn on CUPED."""
+    """One metric to compare: what is known per arm, and why it is asked.
+
+    `joint` per arm turns on CUPED. `periods` (of constant weights) and `strata` hold the same per arm for parts of the units: the
+    comparison is then made within each and put together. `bounds` of a mean turn on the guaranteed interval.
+    """
 
     metric: str
     role: Role
@@ -40,6 +55,12 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     facts: Mapping[str, Facts]
     guardrail: Guardrail | None = None
     covariates: Mapping[str, CovariateMoments] | None = None
+    joint: Mapping[str, Joint] | None = None
+    periods: Sequence[Mapping[str, Joint]] = ()
+    strata: Sequence[Mapping[str, Joint]] = ()
+    bounds: tuple[float, float] | None = None
+    cap: float | None = None
+    sql: str = ""
     note: str = ""
 
 
@@ -52,14 +73,13 @@ class _Tested(msgspec.Struct, frozen=True, kw_only=True):
     method: str
 
 
-def compare_family(
-    questions: Sequence[Question], arms: Sequence[str], control: str, alpha: float, planned_units: float
-) -> list[MetricReport]:
+def compare_family(questions: Sequence[Question], arms: Sequence[str], control: str, rules: Rules) -> list[MetricReport]:
     """All metrics of one role: one family, over which Holm corrects p-values and intervals, Bonferroni what is always valid.
 
-    `planned_units` are of both arms of one comparison together. `arms` in order; the family counts the comparisons asked
+    `arms` in order; the family counts the comparisons asked
     for, tested or not, so that missing data never makes a threshold easier.
     """
+    alpha = rules.alpha
     tested = [[_test(question, arm, control) for arm in arms if arm != control] for question in questions]
     flat = [one for row in tested for one in row]
     adjusted = holm([1.0 if one.p_value is None else one.p_value for one in flat], alpha)
@@ -71,8 +91,10 @@ def compare_family(
             kind=question.kind,
             direction=question.direction,
             arms=[metric_arm(arm, question.kind, question.facts.get(arm)) for arm in arms],
-            comparisons=[_comparison(question, one, control, next(levels), alpha, len(flat), planned_units) for one in row],
+            comparisons=[_comparison(question, one, control, next(levels), alpha, len(flat), rules.planned_units) for one in row],
             margin=question.guardrail.margin if question.guardrail else None,
+            cap=question.cap,
+            sql=question.sql,
         )
         for question, row in zip(questions, tested, strict=True)
     ]

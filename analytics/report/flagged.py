@@ -6,7 +6,7 @@ from analytics.checks import SampleRatio, sample_ratio
 from analytics.decision import established
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
-from analytics.report.comparisons import Question, compare_family
+from analytics.report.comparisons import Question, Rules, compare_family
 from analytics.report.schema import Flagged, MetricReport
 
 TOLD = {"better": "is better", "worse": "is worse", None: "is not told apart"}
@@ -24,12 +24,12 @@ def flagged_check(
     question = Question(
         metric=experiment.primary,
         role="primary",
-        kind=metric.kind,
+        kind=metric.inferred_as,
         direction=metric.direction,
         facts=facts.with_flagged.primary,
     )
     arms = list(experiment.arms)
-    (primary_with,) = compare_family([question], arms, experiment.control, experiment.alpha, pair_units(experiment))
+    (primary_with,) = compare_family([question], arms, experiment.control, rules(experiment))
     srm_with, clean = sample_ratio(facts.with_flagged.periods, arms), sample_ratio(facts.with_flagged.clean_periods, arms)
     without = next((m for m in compared if m.role == "primary"), None)
     warnings = [*_ratio_warnings(srm, srm_with, clean), *(_side_warnings(without, primary_with) if without else [])]
@@ -46,9 +46,15 @@ def flagged_check(
     )
 
 
-def pair_units(experiment: Experiment) -> float:
-    """The sequences are tightest at the planned units of one comparison: two of the arms."""
-    return experiment.planned_units * 2 / len(experiment.arms)
+def rules(experiment: Experiment) -> Rules:
+    """As the experiment declares them."""
+    return Rules(
+        alpha=experiment.alpha,
+        planned_units=experiment.planned_units,
+        lift=experiment.lift,
+        correction=experiment.correction,
+        looks=experiment.looks,
+    )
 
 
 def _ratio_warnings(without: SampleRatio, with_: SampleRatio, clean: SampleRatio) -> list[str]:

@@ -1,6 +1,6 @@
 """The report as JSON (design §3.6); text and page are views of it. `None` is "cannot be told", never NaN or infinity."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 
 import msgspec
@@ -32,6 +32,41 @@ class AlwaysValid(msgspec.Struct, frozen=True, kw_only=True):
     e_value: float
 
 
+class BetaBinomial(msgspec.Struct, frozen=True, kw_only=True):
+    """Two proportions with exact posteriors, priors Beta(1, 1); losses are differences of proportions."""
+
+    prob_better: float
+    expected_loss_ship: float
+    expected_loss_keep: float
+
+
+class Exact(msgspec.Struct, frozen=True, kw_only=True):
+    """Two-sided p-values of exact tests, where counts are small; `p_value` of the comparison is then Boschloo's (Fisher's where
+    there are too many units for it). None: not computed."""
+
+    fisher: float
+    barnard: float | None
+    boschloo: float | None
+
+
+class Guaranteed(msgspec.Struct, frozen=True, kw_only=True):
+    """Holds at every look and every sample size (no asymptotics): for proportions and bounded means."""
+
+    difference_ci: Interval
+    method: str
+
+
+class GroupSequential(msgspec.Struct, frozen=True, kw_only=True):
+    """The planned look that has been reached (1-based; 0: none yet), its critical value, and what it says."""
+
+    look: int
+    looks: int
+    information: float
+    critical: float | None
+    difference_ci: Interval
+    crossed: bool
+
+
 class Bayes(msgspec.Struct, frozen=True, kw_only=True):
     """Posterior of the lift, prior N(0, 0.3^2). `prob_better` and losses know which direction is better; losses are lifts."""
 
@@ -39,11 +74,13 @@ class Bayes(msgspec.Struct, frozen=True, kw_only=True):
     expected_loss_ship: float
     expected_loss_keep: float
     relative_ci: Interval
+    beta_binomial: BetaBinomial | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """One arm against the control. All intervals but `always_valid` have probability `ci_level`, which agrees with
-    `adjusted_p_value`. `ok`, for guardrails: True shown to hold, False shown to be broken, None not known yet."""
+    `adjusted_p_value`. `ok`, for guardrails: True shown to hold, False shown to be broken, None not known yet. `lift_method`: how
+    the interval of the lift was made. `e_bh`: rejected by e-BH over all comparisons of the report, at any look."""
 
     arm: str
     vs: str
@@ -58,6 +95,11 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     ci_level: float
     ok: bool | None = None
+    lift_method: str = ""
+    exact: Exact | None = None
+    guaranteed: Guaranteed | None = None
+    group_sequential: GroupSequential | None = None
+    e_bh: bool | None = None
 
 
 class MetricArm(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +121,58 @@ class MetricReport(msgspec.Struct, frozen=True, kw_only=True):
     arms: list[MetricArm]
     comparisons: list[Comparison]
     margin: float | None = None
+    cap: float | None = None
+    sql: str = ""
+
+
+class Heterogeneity(msgspec.Struct, frozen=True, kw_only=True):
+    """Cochran's Q over the slices' lifts of one arm: does the effect differ between them? `adjusted_p_value`: over all breakdowns."""
+
+    arm: str
+    q: float
+    df: int
+    p_value: float
+    adjusted_p_value: float
+    i2: float
+
+
+class SliceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of a dimension: its units, its own sample ratio, the primary metric compared within it."""
+
+    value: str
+    units: dict[str, int]
+    srm: SampleRatio
+    arms: list[MetricArm]
+    comparisons: list[Comparison]
+
+
+class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
+    """The primary metric by one dimension; p-values and intervals are corrected over all slices of it."""
+
+    dimension: str
+    slices: list[SliceReport]
+    heterogeneity: list[Heterogeneity]
+    warnings: list[str] = msgspec.field(default_factory=list)
+
+
+class PathPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The primary metric over the units first exposed up to the end of `day`, with their totals as they stand now."""
+
+    day: date
+    units: dict[str, int]
+    expected: dict[str, float]
+    srm_e_value: float
+    lift: dict[str, float | None]
+    always_valid_ci: dict[str, Interval]
+
+
+class AgePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect in the units' `day`-th 24 hours since exposure."""
+
+    day: int
+    units: dict[str, int]
+    lift: dict[str, float | None]
+    ci: dict[str, Interval]
 
 
 class Flagged(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,4 +260,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: AllChecks
     metrics: list[MetricReport]
     decision: Decision
+    breakdowns: list[Breakdown]
+    path: list[PathPoint]
+    novelty: list[AgePoint]
     sufficient_statistics: SufficientStatistics

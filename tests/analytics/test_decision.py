@@ -11,7 +11,7 @@ from report_cases import METRICS, NOW, experiment, facts, guardrails, moments, p
 
 from analytics.experiment import Guardrail
 from analytics.report.build import build_report
-from analytics.report.comparisons import Question, compare_family
+from analytics.report.comparisons import Question, Rules, compare_family
 
 
 def report(base: tuple[int, int], vivid: tuple[int, int], given=None, more=None, **changes):
@@ -235,7 +235,7 @@ def test_hourly_looks_do_not_raise_the_error_rate():
                 direction="up",
                 facts={"base": proportion(a, n), "vivid": proportion(b, n)},
             )
-            (metric,) = compare_family([question], ["base", "vivid"], "base", alpha, 2400)
+            (metric,) = compare_family([question], ["base", "vivid"], "base", Rules(alpha=alpha, planned_units=2400))
             comparison = metric.comparisons[0]
             peek |= comparison.p_value <= alpha
             ship |= comparison.always_valid.difference_ci[0] > 0 or comparison.always_valid.difference_ci[1] < 0
