@@ -24,6 +24,9 @@ class Joint(msgspec.Struct, frozen=True, kw_only=True, tag="joint"):
 
     The first is the outcome y; for a ratio the second is its denominator d; then come the covariates, for a ratio's own
     pre-period again as numerator and denominator: `covariates` names them, one or two columns each (`ratios` says which two).
+
+    `robust` [1 + p][1 + p], where rows were at hand and no ratio is in it: the HC2 covariance of the arm's own least squares of y
+    on its p covariates, each centred at the arm's own mean: of the intercept, then of the slopes. Empty: not computed.
     """
 
     n: int
@@ -32,6 +35,23 @@ class Joint(msgspec.Struct, frozen=True, kw_only=True, tag="joint"):
     ratio: bool = False
     covariates: tuple[str, ...] = ()
     ratios: tuple[bool, ...] = ()
+
+
+class Regressed(msgspec.Struct, frozen=True, kw_only=True, tag="regressed"):
+    """One arm's outcome y regressed on p covariates x, within the arm alone (Lin 2013: the interacted regression is one per arm).
+
+    `mean`, `m2`: of y per unit (a ratio: of R + (y - R d)/mean(d)). `covariate_means` [p] of the arm; `coefficients` [p];
+    `covariance` [1 + p][1 + p]: of the prediction at the arm's own covariate means and of the coefficients (HC2 from rows,
+    homoskedastic from moments).
+    """
+
+    n: int
+    mean: float
+    m2: float
+    covariate_means: tuple[float, ...]
+    coefficients: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    covariates: tuple[str, ...] = ()
 
 
 class QuantileFacts(msgspec.Struct, frozen=True, kw_only=True, tag="quantile"):
