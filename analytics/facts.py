@@ -24,9 +24,6 @@ class Joint(msgspec.Struct, frozen=True, kw_only=True, tag="joint"):
 
     The first is the outcome y; for a ratio the second is its denominator d; then come the covariates, for a ratio's own
     pre-period again as numerator and denominator: `covariates` names them, one or two columns each (`ratios` says which two).
-
-    `robust` [1 + p][1 + p], where rows were at hand and no ratio is in it: the HC2 covariance of the arm's own least squares of y
-    on its p covariates, each centred at the arm's own mean: of the intercept, then of the slopes. Empty: not computed.
     """
 
     n: int
