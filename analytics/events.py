@@ -15,7 +15,8 @@ SCHEMA_VERSION = 2
 # A UUIDv7 counts to the year 10889, datetime to 9999.
 LAST_MILLISECOND = 253_402_300_799_000
 
-GATEWAY_KINDS = frozenset({"exposure", "generation", "image", "control"})
+# What Salon itself says: no client can send these.
+GATEWAY_KINDS = frozenset({"exposure", "generation", "image", "control", "decision", "trained"})
 FEEDBACK_KINDS = frozenset({"view", "click", "like", "share", "dislike", "report", "convert", "preference"})
 
 
@@ -49,7 +50,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     Kind `generation` is one request (`grid` pictures, `status` ok or failed); kind `image` is one picture of it at
     `position`; kind `exposure` is the first time an assignment could have changed what the unit saw; kind `control`
-    is a change of an experiment by a person or a policy (attributes: action, who, why, and what changed, as JSON).
+    is a change of an experiment by a person or a policy (attributes: action, who, why, and what changed, as JSON);
+    kind `decision` is a report that recommends something else than the one before (analytics.decision_event); kind `trained`
+    is a unit whose feedback a candidate, `variant_digest`, was trained on (attribute `round`).
     For `preference`, `image_id` is the winner's, attribute `loser` the other's, and `value` 1, or 0.5 for a tie.
     """
 

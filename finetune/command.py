@@ -14,6 +14,7 @@ import msgspec
 from tqdm import tqdm
 
 from analytics.command import Command
+from analytics.events import utc_now
 from analytics.settings import Document
 from finetune.disk import read_json
 from finetune.outcome import Outcome, Status
@@ -72,13 +73,14 @@ def one_round(arguments: argparse.Namespace, settings: RoundSettings) -> int:
     rounds = Path(settings.finetune.rounds)
     with _alone(rounds), _bar(arguments.format) as say:
         registry = Registry(settings.registry_url)
+        read_at = utc_now()
         with open_readable(settings.analytics) as warehouse:
             plan = make(options, settings, warehouse, registry.announcements())
             begun = unfinished(options, rounds)
             if begun is not None and begun.champion_variant == plan.champion_variant:
                 plan = begun
             rows = read_image_examples(warehouse, options.route, options.signal)
-        around = surroundings(settings, registry, rows, plan.champion_variant)
+        around = surroundings(settings, registry, rows, plan.champion_variant, read_at)
         outcome = Round(rounds / plan.name, plan, settings.finetune, around, say).run()
     print(msgspec.json.encode(outcome).decode() if arguments.format == "json" else _told(outcome))
     return 0 if outcome.result == "announced" else 1

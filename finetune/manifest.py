@@ -100,6 +100,11 @@ def manifest_of(
     )
 
 
+def announced_variant(plan: Plan, ref: str) -> Variant:
+    """The candidate: the champion with the round's adapter `ref`."""
+    return msgspec.structs.replace(plan.champion_variant, adapter=ref, adapter_scale=1.0)
+
+
 def announcement_of(plan: Plan, ref: str, now: datetime) -> dict[str, Any]:
     """What the gateway needs to let the candidate meet the champion by itself: the experiment and the variant."""
     record = {
@@ -110,7 +115,7 @@ def announcement_of(plan: Plan, ref: str, now: datetime) -> dict[str, Any]:
         "weight": plan.options.weight,
         "definition": plan.definition(),
         "variant_name": plan.name,
-        "variant": msgspec.structs.replace(plan.champion_variant, adapter=ref, adapter_scale=1.0),
+        "variant": announced_variant(plan, ref),
         "round": {"name": plan.name, "ref": ref},
         "created_at": now,
     }

@@ -7,7 +7,7 @@ import msgspec
 
 from finetune.gate.gate import Verdict
 
-Stage = Literal["examples", "training", "sweep", "gate", "publish", "announce", "done"]
+Stage = Literal["examples", "training", "sweep", "gate", "publish", "record", "announce", "done"]
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,11 @@
-"""One round: examples, training, sweep, gate, publication, announcement. Each stage's result is a file; a killed round goes on."""
+"""One round: examples, training, sweep, gate, publication, record, announcement. Each stage's result is a file; a killed round goes on."""
 
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,19 +14,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from analytics.events import utc_now
+from analytics.events import Event, utc_now
 from finetune import latents, lora, training_task
 from finetune.batches import TrainingSet
 from finetune.disk import read_json, write_json
 from finetune.examples import ExampleFacts, Logged, NotEnough, common_prompts, require, weigh
 from finetune.features import FeatureExtractor, reward_features
 from finetune.gate.gate import Gate, Sampler, Trial, Verdict, best, captions_beside
-from finetune.manifest import TrainingRecord, announcement_of, manifest_of
+from finetune.manifest import TrainingRecord, announced_variant, announcement_of, manifest_of
 from finetune.model import DiffusionModel
 from finetune.outcome import Outcome, Stage, Status
 from finetune.plan import Plan
 from finetune.reward import RewardModel, fit
 from finetune.settings import FinetuneSection
+from finetune.trained import Recorded, trained_events
 from finetune.training import Progress
 from finetune.training_task import Task
 from serving.model import locate, open_model
@@ -36,7 +38,8 @@ T = TypeVar("T")
 
 
 class Surroundings(msgspec.Struct):
-    """What a round needs of the world: logged pictures, a sampler while it is open, a judge, the registry, and where things are."""
+    """What a round needs of the world: logged pictures as they were at `read_at`, a sampler while it is open, a judge, the
+    registry, where things are, and `record`, which appends events to the log (raises OSError)."""
 
     read_examples: Callable[[], Sequence[Logged]]
     open_sampler: Callable[[], AbstractContextManager[Sampler]]
@@ -44,6 +47,8 @@ class Surroundings(msgspec.Struct):
     registry: Registry
     images_url: str
     cache: Path
+    read_at: datetime
+    record: Callable[[Sequence[Event]], None]
 
 
 class Round:
@@ -78,6 +83,8 @@ class Round:
         ref = experiment = None
         if verdict.ok:
             ref = self._once("publish", str, lambda: self._publish(facts, logs, trials, chosen, verdict))
+            # Before anybody can meet the candidate.
+            self._once("record", Recorded, lambda: self._record(str(ref)))
             experiment = self._once("announce", str, lambda: self._announce(str(ref)))
         outcome = Outcome(
             round=self.plan.name, result="announced" if verdict.ok else "refused", reason=verdict.reason, champion=self.plan.champion,
@@ -130,11 +137,14 @@ class Round:
         clean = latents.encode(self._model, rgb, lambda done, all_: self.tell("examples", f"{done} of {all_} latents", done / all_))
         features = reward_features(self._around.extractor, rgb)
         # Only hashes are kept: enough to tell whether a unit was learnt from, not who it was.
-        units = np.array([hashlib.sha256(f"{self.plan.name}:{unit}".encode()).hexdigest() for unit in examples.units], np.str_)
+        units = np.array([self._hash(unit) for unit in examples.units], np.str_)
         data = TrainingSet(clean, examples.prompts, examples.prompt, examples.generation, examples.liked, examples.weight)
         common = np.array(common_prompts(examples), np.str_)
         training_task.save(data, self._data, features=features, units=units, common=common)
         return msgspec.structs.replace(facts, pictures_gone=len(rows) - len(there))
+
+    def _hash(self, unit: str) -> str:
+        return hashlib.sha256(f"{self.plan.name}:{unit}".encode()).hexdigest()
 
     def _require(self, images: int, likes: int, units: int) -> None:
         s = self._settings
@@ -232,13 +242,26 @@ class Round:
     def _publish(
         self, facts: ExampleFacts, logs: Mapping[str, list[Progress]], trials: list[Trial], chosen: Trial, verdict: Verdict
     ) -> str:
-        model_digest = open_model(self.plan.champion_variant.model, self._around.cache).digest
+        model_digest = self._model_digest
         trained: dict[str, TrainingRecord] = {
             t.training.loss: TrainingRecord(settings=t.training, last=logs[t.training.loss][-1]) for t in self._tasks()
         }
         manifest = manifest_of(self.plan, facts, trained, trials, chosen, verdict, model_digest, self._reward().held_out)
         write_json(self.folder / "manifest.json", manifest)
         return self._around.registry.publish(self.plan.name, Path(chosen.adapter), msgspec.to_builtins(manifest))
+
+    @property
+    def _model_digest(self) -> str:
+        return open_model(self.plan.champion_variant.model, self._around.cache).digest
+
+    def _record(self, ref: str) -> Recorded:
+        with np.load(self._data, allow_pickle=False) as columns:
+            learnt_from = {str(unit) for unit in columns["units"]}
+        units = {row.unit for row in self._around.read_examples() if row.unit and self._hash(row.unit) in learnt_from}
+        digest = announced_variant(self.plan, ref).digest(self._model_digest)
+        self._around.record(trained_events(self.plan, units, digest, self._around.read_at))
+        gone = len(learnt_from - {self._hash("")}) - len(units)
+        return Recorded(units=len(units), gone=gone, variant_digest=digest)
 
     def _announce(self, ref: str) -> str:
         known = {str(a.get("experiment")) for a in self._around.registry.announcements()}

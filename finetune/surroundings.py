@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
+from analytics.appending import append_events
+from analytics.events import Event
 from finetune.examples import Logged
 from finetune.judge import Judge
 from finetune.round import Surroundings
@@ -13,8 +16,8 @@ from serving.registry import Registry
 from serving.variant import Variant
 
 
-def surroundings(settings: RoundSettings, registry: Registry, rows: Sequence[Logged], champion: Variant) -> Surroundings:
-    """Everything opened as late as it can be. Raises ValueError when the champion cannot be drawn here."""
+def surroundings(settings: RoundSettings, registry: Registry, rows: Sequence[Logged], champion: Variant, read_at: datetime) -> Surroundings:
+    """Everything opened as late as it can be. `rows` were read at `read_at`. Raises ValueError for a champion that cannot be drawn here."""
     if champion.backend != "onnx":
         raise ValueError(f'the champion\'s backend is {champion.backend!r}; the gate draws with the embedded engine: backend = "onnx"')
 
@@ -26,4 +29,7 @@ def surroundings(settings: RoundSettings, registry: Registry, rows: Sequence[Log
         finally:
             engine.close()
 
-    return Surroundings(lambda: rows, open_sampler, Judge.load(), registry, settings.images_url, settings.cache)
+    def record(events: Sequence[Event]) -> None:
+        append_events(settings.analytics.events, events)
+
+    return Surroundings(lambda: rows, open_sampler, Judge.load(), registry, settings.images_url, settings.cache, read_at, record)

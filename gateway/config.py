@@ -18,6 +18,11 @@ DEFAULT_TABLES: dict[str, Any] = {
     "variants": {"base": {"model": "salon/emoji-64"}},
     "routes": {"default": {"serve": "base"}, "hero": {"serve": "base"}},
 }
+NO_METRICS = {
+    "control": "what people do to experiments",
+    "decision": "what reports recommend",
+    "trained": "what fine-tune rounds note of units",
+}
 
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -230,5 +235,6 @@ def _check_experiments(
     for name, metric in analytics.metrics.items():
         if name in BUILT_IN_METRICS:
             raise document.wrong(("metrics", name), "is the name of a built-in metric; take another name")
-        if "control" in (metric.event, metric.denominator):
-            raise document.wrong(("metrics", name, "event"), "'control' is what people do to experiments; name a kind such as 'like'")
+        for kind, what in NO_METRICS.items():
+            if kind in (metric.event, metric.denominator):
+                raise document.wrong(("metrics", name, "event"), f"{kind!r} is {what}; name a kind such as 'like'")

@@ -15,6 +15,8 @@ from analytics.events import FEEDBACK_KINDS, GATEWAY_KINDS, SCHEMA_VERSION, Even
 FOLDER = Path(__file__).parent
 # A kind that a metric names, and Salon itself does not.
 CUSTOM = "custom"
+# Salon's own since after the first release, where a metric could name them: those events still fit `custom`.
+LATER_KINDS = frozenset({"decision", "trained"})
 
 FIELDS: Mapping[str, str] = {
     "event_id": "UUIDv7. Two events with one id are one event",
@@ -49,6 +51,8 @@ KINDS: Mapping[str, str] = {
     "generation": "One request for pictures",
     "image": "One picture of a request",
     "control": "A change by a person or a policy",
+    "decision": "A report recommends something else than the one before",
+    "trained": "A candidate was trained on what this unit did",
     "view": "Somebody saw a picture",
     "click": "Somebody clicked on a picture",
     "like": "Somebody liked a picture",
@@ -66,11 +70,15 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "generation": ("route", "generation_id", "status"),
     "image": ("route", "generation_id", "image_id", "position"),
     "control": ("attributes",),
+    "decision": ("route", "experiment", "attributes"),
+    "trained": ("route", "unit", "variant_digest", "attributes"),
     "preference": ("route", "generation_id", "image_id", "value", "attributes"),
     **dict.fromkeys(sorted({*FEEDBACK_KINDS, CUSTOM} - {"preference"}), ("generation_id",)),
 }
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "control": ("action", "changed", "who", "why"),
+    "decision": ("action", "arm", "as_of", "previous", "reason"),
+    "trained": ("round",),
     "preference": ("loser", "loser_arm", "loser_generation_id", "loser_variant_digest"),
 }
 
@@ -112,7 +120,7 @@ def _property(name: str, found: Mapping[str, Any], kind: str) -> dict[str, Any]:
     if name == "attributes" and kind in ATTRIBUTES:
         schema["required"] = list(ATTRIBUTES[kind])
     if name == "kind":
-        own = sorted({*GATEWAY_KINDS, *FEEDBACK_KINDS})
+        own = sorted({*GATEWAY_KINDS, *FEEDBACK_KINDS} - LATER_KINDS)
         schema = {"type": "string", "minLength": 1, "not": {"enum": own}} if kind == CUSTOM else {"const": kind}
     return {"description": FIELDS[name], **schema}
 

@@ -1,17 +1,23 @@
 """A whole round on the nano model: real store, registry, files and training; pictures drawn by diffusers' own pipeline."""
 
 import io
+import json
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+import jsonschema
 import msgspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from analytics.events import derived_id, new_id
+from analytics.appending import append_events
+from analytics.event_log import open_log
+from analytics.event_schema.files import read
+from analytics.events import derived_id, encode, new_id
 from analytics.experiment import Experiment, Guardrail
+from analytics.settings import EventsSettings
 from finetune import lora
 from finetune.disk import read_json
 from finetune.examples import NotEnough
@@ -23,7 +29,9 @@ from finetune.pictures_store import stored_path
 from finetune.plan import Options, Plan, unfinished
 from finetune.round import Round, Surroundings
 from finetune.settings import FinetuneSection
+from finetune.trained import trained_events
 from finetune.training import Training
+from serving.model import open_model
 from serving.registry import Registry
 from serving.variant import Variant
 
@@ -125,7 +133,11 @@ def world(tmp_path, nano_folder, likes=True, images=240):
     def open_sampler():
         yield sampler
 
-    around = Surroundings(lambda: rows, open_sampler, PixelProjection(), registry, f"file://{tmp_path}/images", tmp_path / "cache")
+    log = EventsSettings(log=f"local:{tmp_path}/events", spool=tmp_path / "spool", spool_max_bytes=1 << 20, spool_max_age_hours=1)
+    around = Surroundings(
+        lambda: rows, open_sampler, PixelProjection(), registry, f"file://{tmp_path}/images", tmp_path / "cache",
+        START + timedelta(days=1), lambda events: append_events(log, events),
+    )  # fmt: skip
     template = Experiment(
         route="hero",
         arms={"base": 0.5, "vivid": 0.5},
@@ -163,7 +175,7 @@ def test_a_round_from_likes_to_an_announced_candidate_survives_kills(tmp_path, n
 
         return say
 
-    for stage, share in (("training", 0.5), ("sweep", 0.4), ("gate", 0.0), ("publish", 1.0)):
+    for stage, share in (("training", 0.5), ("sweep", 0.4), ("gate", 0.0), ("publish", 1.0), ("record", 0.0)):
         with pytest.raises(Killed):
             ended = Round(folder, plan, SECTION, around, kill_at(stage, share)).run()
             pytest.fail(f"not killed in {stage}: {ended.reason}")
@@ -171,7 +183,7 @@ def test_a_round_from_likes_to_an_announced_candidate_survives_kills(tmp_path, n
     seen = []
     outcome = Round(folder, plan, SECTION, around, seen.append).run()
     assert outcome.result == "announced", outcome.reason
-    assert {s.stage for s in seen} == {"announce", "done"}
+    assert {s.stage for s in seen} == {"record", "announce", "done"}
     assert unfinished(plan.options, folder.parent) is None
     assert Round(folder, plan, SECTION, around, seen.append).run() == outcome
 
@@ -193,6 +205,15 @@ def test_a_round_from_likes_to_an_announced_candidate_survives_kills(tmp_path, n
     candidate = msgspec.convert(record["variant"], Variant)
     assert candidate.adapter == outcome.ref and candidate.steps == 3
 
+    # the units that it learnt from are in the log, each once, under the digest that the engine will serve it by
+    trained = logged(tmp_path)
+    model = open_model(str(nano_folder), tmp_path / "cache")
+    assert sorted(event.unit for event in trained) == sorted({f"u{g}" for g in range(40)})
+    assert {event.variant_digest for event in trained} == {candidate.digest(model.digest)} != {plan.champion_variant.digest(model.digest)}
+    assert {(e.kind, e.route, e.attributes["round"], e.experiment) for e in trained} == {("trained", "hero", "hero-r1", "")}
+    for event in trained:
+        jsonschema.validate(json.loads(encode(event)), json.loads(read("trained")), cls=jsonschema.Draft202012Validator)
+
     # and it draws what people liked
     fresh = range(5000, 5004)
     before, after = (slope(sampler.render(v, PROMPTS, fresh)) for v in (plan.champion_variant, candidate))
@@ -203,12 +224,40 @@ def test_a_round_from_likes_to_an_announced_candidate_survives_kills(tmp_path, n
     assert not any(b"u39" in path.read_bytes() for path in folder.rglob("*.json"))
 
 
+def logged(tmp_path):
+    log = open_log(f"local:{tmp_path}/events")
+    try:
+        return [event for _, event in log.read(0, 10_000)]
+    finally:
+        log.close()
+
+
+def test_recording_again_adds_nobody_and_leaves_out_who_is_gone(tmp_path, nano_folder):
+    """A round that was killed while it recorded reads the warehouse again: ids repeat, the erased are not brought back."""
+    _, plan, _ = world(tmp_path, nano_folder, images=4)
+    log = EventsSettings(log=f"local:{tmp_path}/events", spool=tmp_path / "spool", spool_max_bytes=1 << 20, spool_max_age_hours=1)
+    first = trained_events(plan, ["b", "a", "a"], "sha256:1", START + timedelta(hours=1))
+    again = trained_events(plan, ["b"], "sha256:1", START + timedelta(hours=2))
+    assert [e.unit for e in first] == ["a", "b"] and again[0].event_id == first[1].event_id
+    assert trained_events(plan, ["b"], "sha256:2", START)[0].event_id != again[0].event_id
+    # an erasure after the reading covers the event, whenever it is written
+    assert {e.received_at for e in first} == {START + timedelta(hours=1)}
+    for events in (first, again):
+        append_events(log, events)
+    assert [e.unit for e in logged(tmp_path)] == ["a", "b"]
+    opened = open_log(f"local:{tmp_path}/events")
+    assert opened.erase("a") == 1
+    opened.close()
+    assert [e.unit for e in logged(tmp_path)] == ["b"]
+
+
 def test_the_gate_refuses_and_nothing_is_announced(tmp_path, nano_folder):
     around, plan, _ = world(tmp_path, nano_folder)
     strict = msgspec.structs.replace(plan.gate, limits=msgspec.structs.replace(WIDE, distance=-1.0))
     plan = msgspec.structs.replace(plan, gate=strict, options=Options(route="hero", loss="kto"), training=Training(steps=4, batch=8))
     outcome = Round(tmp_path / "rounds" / plan.name, plan, SECTION, around, lambda _: None).run()
     assert outcome.result == "refused" and "distance is" in outcome.reason and "the limit is -1.000" in outcome.reason
+    assert logged(tmp_path) == []
     assert outcome.ref is None and around.registry.announcements() == [] and around.registry.manifests() == []
 
 
