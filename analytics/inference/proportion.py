@@ -1,8 +1,8 @@
 """Two proportions by the score test: pooled z for the p-value and the intervals that invert exactly that test.
 
 Difference: Mee (1984); ratio: Koopman (1984); both with the constrained maximum likelihood of Miettinen & Nurminen
-(1985), without their N/(N-1). At difference 0 or ratio 1 the constrained estimate is the pooled one, so the intervals
-and the pooled z agree always, which Wald and Newcombe intervals do not.
+(1985), without their N/(N-1). At difference 0 or ratio 1 the constrained estimate is the pooled one, so these intervals
+and the pooled z agree always, which Wald and Newcombe intervals do not: they stand in where those contradict it.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from analytics.facts import Moments
-from analytics.inference.contrast import UNBOUNDED, Interval
+from analytics.inference.contrast import UNBOUNDED, Interval, LogRatio, welch_df
 
 
 class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,12 +31,31 @@ class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
         return self.x_b / self.n_b
 
     @property
+    def difference(self) -> float:
+        return self.treated - self.control
+
+    @property
     def units(self) -> int:
         return self.n_a + self.n_b
 
     @property
     def df(self) -> None:
         return None
+
+    @property
+    def lift_df(self) -> float | None:
+        """Welch's, on m(1 - m); None where it cannot be told."""
+        a, b = self.control, self.treated
+        return self._welch(a * (1 - a) / self.n_a, b * (1 - b) / self.n_b)
+
+    @property
+    def log_ratio(self) -> LogRatio | None:
+        """Of ln(treated/control); None unless both are above 0."""
+        a, b = self.control, self.treated
+        if self.x_a == 0 or self.x_b == 0:
+            return None
+        own, other = (1 - a) / (self.n_a * a), (1 - b) / (self.n_b * b)
+        return LogRatio(math.sqrt(own + other), self._welch(own, other))
 
     @property
     def se(self) -> float:
@@ -84,6 +103,9 @@ class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
         while self.statistic(low_end) < critical:
             low_end /= 2
         return (_root(lambda r: self.statistic(r) - critical, low_end, centre), high)
+
+    def _welch(self, own: float, other: float) -> float | None:
+        return welch_df(own, other, (self.n_a - 1, self.n_b - 1)) if own + other > 0 and min(self.n_a, self.n_b) > 1 else None
 
     def _score_of_difference(self, difference: float) -> float:
         p_a = _constrained(self.x_a, self.n_a, self.x_b, self.n_b, difference)

@@ -11,7 +11,7 @@ from report_cases import moments
 from scipy import stats
 
 from analytics.facts import Moments
-from analytics.inference.contrast import LinearContrast
+from analytics.inference.contrast import independent
 from analytics.inference.mean import mean_contrast
 from analytics.inference.ratio import ratio_contrast
 from analytics.inference.tails import chi_square_p, normal_statistic, two_sided_critical, two_sided_p, upper_p
@@ -33,7 +33,7 @@ def test_welch_is_scipys():
 
 def test_lift_by_hand():
     # means 4 and 5, variances of the means 0.04 and 0.09: delta se of the lift = sqrt(.09 + (5/4)^2 .04)/4
-    contrast = LinearContrast(treated=5, control=4, treated_variance=0.09, control_variance=0.04, df=100, units=200)
+    contrast = independent(treated=5, control=4, treated_variance=0.09, control_variance=0.04, df=100, units=200)
     assert contrast.relative_se == pytest.approx(math.sqrt(0.09 + 1.5625 * 0.04) / 4, rel=1e-14)
     # Fieller at critical value 2: (16 - .16) R^2 - 2 * 20 R + (25 - .36) = 0
     roots = sorted(np.roots([16 - 0.16, -40, 25 - 0.36]))
@@ -41,7 +41,7 @@ def test_lift_by_hand():
 
 
 def test_fieller_says_unbounded_when_the_control_may_be_zero():
-    contrast = LinearContrast(treated=5, control=0.1, treated_variance=0.09, control_variance=0.04, df=100, units=200)
+    contrast = independent(treated=5, control=0.1, treated_variance=0.09, control_variance=0.04, df=100, units=200)
     assert contrast.ratio_interval(2) == (None, None)
 
 

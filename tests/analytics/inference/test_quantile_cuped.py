@@ -7,8 +7,8 @@ import pytest
 import statsmodels.api as sm
 from report_cases import quantile
 
-from analytics.facts import QuantileFacts
-from analytics.inference.cuped import CovariateMoments, cuped_contrast
+from analytics.facts import Joint, QuantileFacts
+from analytics.inference.cuped import adjusted_contrast
 from analytics.inference.quantile import quantile_contrast, quantile_half_width, quantile_variance
 
 
@@ -57,14 +57,18 @@ def test_says_nothing_where_it_cannot(change):
     assert quantile_variance(QuantileFacts(**(given | change))) is None
 
 
-def covariate_moments(y: np.ndarray, x: np.ndarray) -> CovariateMoments:
-    return CovariateMoments(
-        n=len(y),
-        mean=float(y.mean()),
-        m2=float(((y - y.mean()) ** 2).sum()),
-        covariate_mean=float(x.mean()),
-        covariate_m2=float(((x - x.mean()) ** 2).sum()),
-        comoment=float(((y - y.mean()) * (x - x.mean())).sum()),
+def joint(*columns: np.ndarray, ratio: bool = False, ratios: tuple[bool, ...] | None = None) -> Joint:
+    """Joint moments of outcome (numerator, denominator) and covariates per unit."""
+    rows = np.stack(columns)
+    table = (rows - rows.mean(axis=1, keepdims=True)) @ (rows - rows.mean(axis=1, keepdims=True)).T
+    ratios = (False,) * (len(columns) - 1 - ratio) if ratios is None else ratios
+    return Joint(
+        n=rows.shape[1],
+        means=tuple(map(float, rows.mean(axis=1))),
+        products=tuple(tuple(map(float, row)) for row in table),
+        ratio=ratio,
+        covariates=tuple(f"x{i}" for i in range(len(ratios))),
+        ratios=ratios,
     )
 
 
@@ -72,11 +76,11 @@ def test_cuped_difference_and_variance():
     rng = np.random.default_rng(8)
     x = rng.gamma(2, 1, (2, 5000))
     y = 2 * x + rng.standard_normal((2, 5000)) + np.array([[5.0], [5.3]])
-    ours = cuped_contrast(covariate_moments(y[0], x[0]), covariate_moments(y[1], x[1]))
+    ours = adjusted_contrast([(joint(y[0], x[0]), joint(y[1], x[1]))])
     assert ours is not None
     pooled_y, pooled_x = y.ravel(), x.ravel()
     theta = sm.OLS(pooled_y, sm.add_constant(pooled_x)).fit().params[1]
-    assert ours.theta == pytest.approx(theta, rel=1e-10)
+    assert ours.theta == (pytest.approx(theta, rel=1e-10),)
     left = y - theta * x
     assert ours.contrast.treated - ours.contrast.control == pytest.approx(left[1].mean() - left[0].mean(), rel=1e-10)
     variance = left.var(axis=1, ddof=1).sum() / 5000
@@ -92,7 +96,7 @@ def test_relative_cuped_is_neither_too_wide_nor_too_narrow():
     for _ in range(600):
         x = rng.gamma(2, 1, (2, 300))
         y = 3 * x + rng.standard_normal((2, 300)) + np.array([[1.0], [1.7]])
-        c = cuped_contrast(covariate_moments(y[0], x[0]), covariate_moments(y[1], x[1]))
+        c = adjusted_contrast([(joint(y[0], x[0]), joint(y[1], x[1]))])
         assert c is not None and c.contrast.relative_se is not None
         lifts.append((c.contrast.treated - c.contrast.control) / c.contrast.control)
         errors.append(c.contrast.relative_se)
@@ -100,7 +104,10 @@ def test_relative_cuped_is_neither_too_wide_nor_too_narrow():
 
 
 def test_cuped_needs_variation():
-    flat = covariate_moments(np.arange(10.0), np.ones(10))
-    assert cuped_contrast(flat, flat) is None
-    tiny = covariate_moments(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
-    assert cuped_contrast(tiny, tiny) is None
+    flat = joint(np.arange(10.0), np.ones(10))
+    ours = adjusted_contrast([(flat, flat)])
+    assert ours is not None and ours.theta == (0.0,) and ours.variance_reduction == 0
+    foretold = joint(np.array([1.0, 2.0, 5.0]), np.array([1.0, 2.0, 5.0]))
+    assert adjusted_contrast([(foretold, foretold)]) is None
+    alone = joint(np.array([1.0]), np.array([1.0]))
+    assert adjusted_contrast([(alone, flat)]) is None

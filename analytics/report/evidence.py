@@ -1,0 +1,61 @@
+"""What stays right at any look, and what a prior makes of it: beside the one planned look, and never sharper."""
+
+import math
+
+from analytics.inference import confidence_sequence
+from analytics.inference.bayes import PRIOR_SD, posterior
+from analytics.inference.contrast import Contrast
+from analytics.inference.intervals import Critical, LiftMethod, difference_shown, finite, lift_shown
+from analytics.inference.tails import normal_statistic, two_sided_critical
+from analytics.report.schema import AlwaysValid, Bayes
+
+
+def critical_values(contrast: Contrast, alpha: float) -> Critical:
+    """Of one planned look."""
+    log = contrast.log_ratio
+    return Critical(
+        test=two_sided_critical(alpha, contrast.df),
+        lift=two_sided_critical(alpha, contrast.lift_df),
+        log=two_sided_critical(alpha, log.df if log is not None else contrast.lift_df),
+    )
+
+
+def always_valid(contrast: Contrast, p_value: float, alpha: float, family: int, planned_units: float, lift: LiftMethod) -> AlwaysValid:
+    """Never sharper than the fixed-horizon test at the same level, so that no reader sees the two disagree at small n."""
+    alpha = alpha / family
+    sequence, fixed = confidence_sequence.two_sided_critical(contrast.units, alpha, planned_units), critical_values(contrast, alpha)
+    critical = Critical(test=max(sequence, fixed.test), lift=max(sequence, fixed.lift), log=max(sequence, fixed.log))
+    evidence = confidence_sequence.e_value(contrast.statistic(), contrast.units, alpha, planned_units)
+    e = min(evidence, 1 / p_value) if p_value > 0 else evidence
+    return AlwaysValid(
+        relative_ci=lift_shown(contrast, critical, lift).interval,
+        difference_ci=difference_shown(contrast, critical).interval,
+        p_value=min(1.0, family / e) if e > 0 else 1.0,
+        e_value=e,
+    )
+
+
+def bayes(contrast: Contrast, p_value: float, direction: str, alpha: float) -> Bayes | None:
+    """Posterior of the lift from its normal likelihood. Where that would claim an effect that the p-value does not, the
+    likelihood is the one whose own test of "no lift" is the p-value. None without a lift."""
+    if not contrast.control:
+        return None
+    lift, se = contrast.difference / abs(contrast.control), contrast.relative_se
+    signed = min(normal_statistic(p_value), abs(contrast.statistic()))
+    cautious = abs(lift) / signed if lift and signed > 1e-9 else contrast.se / abs(contrast.control)
+    if se is None or not 0 < se < math.inf or _claims(lift, se, alpha) > (p_value <= alpha):
+        se = cautious
+    if not (0 < se < math.inf and math.isfinite(lift)):
+        return None
+    gain = posterior(lift if direction == "up" else -lift, se, prior_sd=PRIOR_SD)
+    return Bayes(
+        prob_better=gain.prob_positive,
+        expected_loss_ship=gain.loss_if_negative,
+        expected_loss_keep=gain.loss_if_positive,
+        relative_ci=finite(posterior(lift, se, prior_sd=PRIOR_SD).interval(alpha)),
+    )
+
+
+def _claims(lift: float, se: float, alpha: float) -> bool:
+    low, high = posterior(lift, se, prior_sd=PRIOR_SD).interval(alpha)
+    return low > 0 or high < 0

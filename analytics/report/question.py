@@ -1,0 +1,49 @@
+"""What is asked of statistics: a metric with what is known of it per arm, and the rules of comparing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from analytics.experiment import Guardrail
+from analytics.facts import Joint, Moments, QuantileFacts, Regressed
+from analytics.inference.cuped import CovariateMoments
+from analytics.report.schema import Role
+
+Facts = Moments | QuantileFacts
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How comparisons are made: error rate, where sequences are tightest (units of both arms of a comparison), the interval of
+    a lift, the correction over a family, and how many looks were planned."""
+
+    alpha: float = 0.05
+    planned_units: float = 5000
+    lift: Literal["delta", "fieller", "log_delta"] = "delta"
+    correction: Literal["holm", "benjamini_hochberg", "none"] = "holm"
+    looks: int | None = None
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric to compare: what is known per arm, and why it is asked.
+
+    `joint` per arm turns on CUPED (several covariates: Lin's regression; `regressed`, from rows, takes its place). `periods` (of
+    constant weights) and `strata` hold the same per arm for parts of the units: the comparison is then made within each and put
+    together. `bounds` of a mean turn on the guaranteed interval.
+    """
+
+    metric: str
+    role: Role
+    kind: str
+    direction: Literal["up", "down"]
+    facts: Mapping[str, Facts]
+    guardrail: Guardrail | None = None
+    covariates: Mapping[str, CovariateMoments] | None = None
+    joint: Mapping[str, Joint] | None = None
+    regressed: Mapping[str, Regressed] | None = None
+    periods: Sequence[Mapping[str, Joint]] = ()
+    strata: Sequence[Mapping[str, Joint]] = ()
+    bounds: tuple[float, float] | None = None
+    cap: float | None = None
+    sql: str = ""
+    note: str = ""
