@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analytics.inference import confidence_sequence as cs
 from analytics.inference.bayes import posterior
-from analytics.inference.contrast import LinearContrast
+from analytics.inference.contrast import independent
 from analytics.inference.multiplicity import holm
 from analytics.inference.noninferiority import margin_ratio, worse_than_margin
 from analytics.inference.proportion import ProportionContrast
@@ -96,7 +96,7 @@ def test_holm_is_statsmodels_and_its_levels_agree(p_values, alpha):
 
 
 def test_guardrail_in_both_directions():
-    slow = LinearContrast(treated=130, control=100, treated_variance=1, control_variance=1, df=5000, units=5000)
+    slow = independent(treated=130, control=100, treated_variance=1, control_variance=1, df=5000, units=5000)
     assert worse_than_margin(slow, 0.10, "down", 0.05, 5000) is True
     assert worse_than_margin(slow, 0.29, "down", 0.05, 5000) is None
     assert worse_than_margin(slow, 0.60, "down", 0.05, 5000) is False
@@ -115,6 +115,6 @@ def test_margin_of_a_negative_control():
 def test_guardrail_never_contradicts_its_interval():
     for df in (3.0, 10.0, 1e4):
         for treated in np.linspace(100, 200, 60):
-            c = LinearContrast(treated=float(treated), control=100, treated_variance=60, control_variance=60, df=df, units=40)
+            c = independent(treated=float(treated), control=100, treated_variance=60, control_variance=60, df=df, units=40)
             if worse_than_margin(c, 0.1, "down", 0.05, 40):
                 assert c.ratio_interval(two_sided_critical(0.05, df))[0] > 1.1
