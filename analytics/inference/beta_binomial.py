@@ -19,13 +19,13 @@ def compare(x_a: int, n_a: int, x_b: int, n_b: int, prior: float = 1.0) -> tuple
     """(P(b better), expected loss of shipping b, expected loss of keeping a), better being higher; losses are differences
     of proportions. Prior Beta(`prior`, `prior`) in both arms: 1 is flat, 1/2 Jeffreys'.
 
-    Raises ValueError for counts that cannot be, or a prior not above 0.
+    Raises ValueError for counts that cannot be, or a prior below 1/2 (whose density no quadrature here follows to 0).
     """
     for arm, x, n in (("a", x_a, n_a), ("b", x_b, n_b)):
         if not 0 <= x <= n:
             raise ValueError(f"x_{arm} = {x} of n_{arm} = {n} units cannot be: give 0 <= x <= n")
-    if not prior > 0:
-        raise ValueError(f"prior = {prior}: give a number above 0")
+    if not 0.5 <= prior < math.inf:
+        raise ValueError(f"prior = {prior}: give a number from 0.5 (Jeffreys) up")
     a, b = (prior + x_a, prior + n_a - x_a), (prior + x_b, prior + n_b - x_b)
     if sum(a) + sum(b) < 2 * (a[0] + b[0]):
         # Near 1 a proportion has few digits left: there its complement is compared, with the arms changing places.
