@@ -13,9 +13,12 @@ from analytics.events import utc_now
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
 from analytics.inference.cuped import CovariateMoments
+from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import Question, compare_family, finite
 from analytics.report.flagged import flagged_check, rules
 from analytics.report.notes import method_notes
+from analytics.report.novelty import novelty
+from analytics.report.path import path
 from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ def build_report(
     weights = facts.periods[-1].weights if facts.periods else experiment.arms
     units = {arm: arms[arm].units if arm in arms else 0 for arm in experiment.arms}
     changes = weight_changes(facts.periods)
+    primary, asked = used[experiment.primary], rules(experiment)
+    sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0])
+    warnings = [*flagged.warnings, *(warning for breakdown in sliced for warning in breakdown.warnings)]
     return Report(
         experiment=name,
         route=experiment.route,
@@ -78,14 +84,20 @@ def build_report(
         arms=[_arm(name, arms.get(name), weights.get(name, 0.0), name == experiment.control) for name in experiment.arms],
         checks=checks,
         metrics=compared,
-        decision=decide(experiment, compared, checks, units, hours, changes, flagged.warnings),
-        breakdowns=[],
-        path=[],
-        novelty=[],
+        decision=decide(experiment, compared, checks, units, hours, changes, warnings),
+        breakdowns=sliced,
+        path=path(experiment, primary, facts.cohorts, facts.periods, asked),
+        novelty=novelty(experiment, primary, facts.ages, asked),
         sufficient_statistics=SufficientStatistics(
             experiment=experiment, metrics=used, facts=facts, covariates={key: dict(value) for key, value in covariates.items()}
         ),
     )
+
+
+def rebuild(report: Report) -> Report:
+    """The report again, from nothing but its own `sufficient_statistics`: equal to it, bit for bit."""
+    given = report.sufficient_statistics
+    return build_report(report.experiment, given.experiment, given.metrics, given.facts, report.as_of, given.covariates)
 
 
 def weight_changes(periods: list[WeightPeriod]) -> int:
