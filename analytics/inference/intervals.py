@@ -35,12 +35,12 @@ class Shown(msgspec.Struct, frozen=True):
 
 def difference_shown(contrast: Contrast, critical: Critical) -> Shown:
     """Newcombe's interval of two proportions, Mee's where it would contradict the test; for means difference ± critical x se."""
-    inverted = finite(contrast.difference_interval(critical.test))
     if not isinstance(contrast, ProportionContrast):
-        return Shown(inverted, "")
+        return Shown(finite(contrast.difference_interval(critical.test)), "")
     interval = newcombe_interval(contrast, critical.test)
     if _agrees(interval, contrast, critical.test):
         return Shown(interval, "difference by Newcombe's interval")
+    inverted = finite(contrast.difference_interval(critical.test))
     return Shown(inverted, "difference by Mee's score interval (Newcombe's would contradict the test)")
 
 

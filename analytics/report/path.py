@@ -8,9 +8,12 @@ from analytics.checks import sample_ratio
 from analytics.experiment import Experiment, Metric
 from analytics.facts import Cohort, Moments, WeightPeriod
 from analytics.inference.contrast import UNBOUNDED, Interval
-from analytics.report.comparisons import Question, Rules, compare_family
+from analytics.inference.tails import two_sided_p
+from analytics.report.contrasts import contrast_of
+from analytics.report.evidence import always_valid
 from analytics.report.merging import as_joint, merged_arms
-from analytics.report.schema import Comparison, PathPoint
+from analytics.report.question import Question, Rules
+from analytics.report.schema import PathPoint
 
 Stretch = tuple[frozenset[tuple[tuple[str, float], ...]], dict[str, Moments]]
 
@@ -24,6 +27,7 @@ def path(
     quantiles do not add up: units and sample ratio only.
     """
     arms = list(experiment.arms)
+    family = 1 if rules.correction == "none" else len(arms) - 1
     running = [dict.fromkeys(arms, 0) for _ in periods]
     stretches: list[Stretch] = []
     points = []
@@ -33,15 +37,16 @@ def path(
                 sums[arm] = sums.get(arm, 0) + n
         _join(stretches, _weights(cohort, periods), cohort.primary)
         srm = sample_ratio([msgspec.structs.replace(p, units=dict(sums)) for p, sums in zip(periods, running, strict=True)], arms)
-        compared = _compare(experiment, metric, stretches, rules)
+        question = _question(experiment, metric, stretches)
+        shown = {arm: _point(question, arm, experiment.control, family, rules) for arm in arms if arm != experiment.control}
         points.append(
             PathPoint(
                 day=cohort.day,
                 units=srm.units,
                 expected=srm.expected,
                 srm_e_value=srm.e_value,
-                lift={c.arm: c.relative.value for c in compared},
-                always_valid_ci={c.arm: _sequence(c) for c in compared},
+                lift={arm: lift for arm, (lift, _) in shown.items()},
+                always_valid_ci={arm: interval for arm, (_, interval) in shown.items()},
             )
         )
     return points
@@ -60,9 +65,9 @@ def _join(stretches: list[Stretch], weights: frozenset[tuple[tuple[str, float], 
         stretches.append((weights, dict(primary)))
 
 
-def _compare(experiment: Experiment, metric: Metric, stretches: Sequence[Stretch], rules: Rules) -> list[Comparison]:
+def _question(experiment: Experiment, metric: Metric, stretches: Sequence[Stretch]) -> Question:
     parts = [arms for _, arms in stretches]
-    question = Question(
+    return Question(
         metric=experiment.primary,
         role="primary",
         kind=metric.inferred_as,
@@ -70,9 +75,12 @@ def _compare(experiment: Experiment, metric: Metric, stretches: Sequence[Stretch
         facts=merged_arms(parts),
         periods=[{arm: as_joint(m, ratio=metric.inferred_as == "ratio") for arm, m in part.items()} for part in parts[1:] and parts],
     )
-    (compared,) = compare_family([question], list(experiment.arms), experiment.control, rules)
-    return compared.comparisons
 
 
-def _sequence(comparison: Comparison) -> Interval:
-    return comparison.always_valid.relative_ci if comparison.always_valid else UNBOUNDED
+def _point(question: Question, arm: str, control: str, family: int, rules: Rules) -> tuple[float | None, Interval]:
+    """The lift and its interval at any look: all that a point shows of a comparison."""
+    contrast = contrast_of(question, arm, control).contrast
+    if contrast is None or not contrast.control:
+        return None, UNBOUNDED
+    sequence = always_valid(contrast, two_sided_p(contrast.statistic(), contrast.df), rules.alpha, family, rules.planned_units, rules.lift)
+    return contrast.difference / abs(contrast.control), sequence.relative_ci
