@@ -208,7 +208,7 @@ def exposure(started: Started) -> list[Event]:
         return []
     began = datetime.fromisoformat(started.life.started_at)
     identity = derived_id(began, "exposure", started.experiment, started.arm, started.unit)
-    return [_event(started, "exposure", event_id=identity)]
+    return [_event(started, "exposure", event_id=identity, attributes=started.request.context or {})]
 
 
 def events_of_success(started: Started, finished: Finished, *, client_gone: bool) -> list[Event]:

@@ -15,6 +15,7 @@ from analytics.warehouse.connections import Connections, OutOfReach, WarehouseLo
 from analytics.warehouse.ddl import Layout
 from analytics.warehouse.dirty import mark_days
 from analytics.warehouse.erasure import Erased, Erasures, erase, read_erasures
+from analytics.warehouse.marks import mark_rows
 from analytics.warehouse.rows import RowsRejected, days_of, to_arrow
 from analytics.warehouse.schema import Retention, SchemaIsNewer
 
@@ -91,6 +92,7 @@ class Warehouse:
             # After the rows: whoever sees the mark sees them. Cut in between, the insert is repeated, and so is the mark.
             if into == "events":
                 mark_days(client, days_of(table), token)
+                mark_rows(client, table)
 
     def insert(self, log_name: str, first: int, last: int, events: Sequence[Event]) -> None:
         """Put positions `first`..`last` of a local log into the table, exactly once however often and wherever this is cut short.

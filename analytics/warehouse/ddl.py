@@ -224,8 +224,47 @@ SALTS = Table(name="erasure_salts", columns="salt String", engine="ReplacingMerg
 NEW_SALT = """INSERT INTO erasure_salts SELECT lower(hex(randomString(32))) AS salt
 WHERE (SELECT count() FROM erasure_salts) = 0 SETTINGS async_insert = 0"""
 
-EVERY_DAY = """INSERT INTO dirty_days SELECT DISTINCT day, 'migration 2' AS reason, now64(6, 'UTC') AS at, 0 AS cleared FROM events
+EVERY_DAY = """INSERT INTO dirty_days SELECT DISTINCT day, 'migration {version}' AS reason, now64(6, 'UTC') AS at, 0 AS cleared FROM events
 SETTINGS async_insert = 0"""
+
+# What reports need of a unit's day, so that none reads the events again. Parallel arrays: `times` in microseconds, `values` (NaN: none
+# was sent), `extras` (of an exposure its propensity, of a generation that did not fail its latency in ms; NaN: none; else empty).
+# The same of flagged events, whose flags are in `flag_sets`. `context` is that of the first exposure.
+UNIT_DAILY_STATES = (
+    "times Array(Int64) CODEC(Delta, ZSTD(1))",
+    "values Array(Float64) CODEC(ZSTD(1))",
+    "extras Array(Float64) CODEC(ZSTD(1))",
+    "failed UInt64 CODEC(ZSTD(1))",
+    "flagged_times Array(Int64) CODEC(ZSTD(1))",
+    "flagged_values Array(Float64) CODEC(ZSTD(1))",
+    "flagged_extras Array(Float64) CODEC(ZSTD(1))",
+    "flagged_failed UInt64 CODEC(ZSTD(1))",
+    "flag_sets Array(UInt32) CODEC(ZSTD(1))",
+    "late UInt64 CODEC(ZSTD(1))",
+    "last_received Int64 CODEC(ZSTD(1))",
+    "digest LowCardinality(String)",
+    "digest_at Int64 CODEC(ZSTD(1))",
+    "context Map(String, String) CODEC(ZSTD(1))",
+)
+
+# A random number for each insert, erasure and exchange of tables, after it: facts computed at one sum are right while it stands.
+# Numbers of no experiment (of 1970-01-01) count for every one.
+EXPERIMENT_MARKS = Table(
+    name="experiment_marks",
+    columns="experiment String, day Date, mark UInt64",
+    engine="SummingMergeTree",
+    arguments="mark",
+    keys="ORDER BY (experiment, day)",
+)
+
+# The facts of a report as JSON, with the mark that they were computed at; `until`: whose days before also count, of any experiment.
+STORED_FACTS = Table(
+    name="stored_facts",
+    columns="""experiment String, definition String, mark UInt64, until Date, at DateTime64(6, 'UTC'), facts String CODEC(ZSTD(3))""",
+    engine="ReplacingMergeTree",
+    arguments="at",
+    keys="ORDER BY (experiment, definition)\nTTL toDateTime(at) + toIntervalDay(30)",
+)
 
 
 def migrations(layout: Layout) -> tuple[Migration, ...]:
@@ -238,12 +277,18 @@ def migrations(layout: Layout) -> tuple[Migration, ...]:
         layout.view("exposures_view", "exposures", EXPOSURE_STATES.format(events=events, final="", where="")),
         # What was there before the view; a row that the view has seen too changes nothing.
         f"INSERT INTO {'exposures' if layout.cluster else exposures} {EXPOSURE_STATES.format(events='events', final='', where='')}",
-        EVERY_DAY,
+        EVERY_DAY.format(version=2),
         NEW_SALT,
+    )
+    third = (
+        *layout.add_columns("unit_daily", UNIT_DAILY_STATES),
+        *(statement for table in (EXPERIMENT_MARKS, STORED_FACTS) for statement in layout.create(table)),
+        EVERY_DAY.format(version=3),
     )
     return (
         Migration(1, "events and log positions", first),
         Migration(2, "origins, exposures, daily rollups, erasures", second),
+        Migration(3, "events in daily rollups, stored facts", third),
     )
 
 

@@ -13,6 +13,7 @@ from analytics.events import new_id, utc_now
 from analytics.warehouse.connections import Connections
 from analytics.warehouse.ddl import EXPOSURE_STATES, SHARDED, Layout
 from analytics.warehouse.dirty import mark_days
+from analytics.warehouse.marks import mark_all
 from analytics.warehouse.rows import from_microseconds, microseconds
 
 # Every table with a column `unit`, of every generation and half-built rollup; erasure reads which there are.
@@ -99,6 +100,7 @@ def erase(connections: Connections, layout: Layout, unit: str, at: datetime | No
         if at is not None:
             _restore_exposures(client, tables, unit)
         mark_days(client, days, f"{reason}:after")
+        mark_all(client)
         for table in found:
             # What was made anew from events that stay is there by right.
             if (at is None or table.startswith("events")) and (count := _count(client, table, _where(table, at), parameters)):

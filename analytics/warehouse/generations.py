@@ -23,6 +23,7 @@ from analytics.events import new_id
 from analytics.warehouse.client import INSERT_SETTINGS, Warehouse
 from analytics.warehouse.ddl import EXPOSURE_STATES, GENERATION_COMMENT, Layout
 from analytics.warehouse.dirty import mark_days
+from analytics.warehouse.marks import mark_all
 
 NEXT = "events_next"
 
@@ -100,6 +101,7 @@ def swap_generation(warehouse: Warehouse, generation: int) -> None:
         _refill_exposures(client, layout, generation)
         days = client.query(f"SELECT DISTINCT day FROM events UNION DISTINCT SELECT DISTINCT day FROM {NEXT}").result_rows
         mark_days(client, [day for (day,) in days], f"generation:{generation}:{new_id()}")
+        mark_all(client)
 
 
 def drop_old_generation(warehouse: Warehouse, generation: int) -> None:
@@ -199,4 +201,5 @@ def _copy_day(
         client.command(sql, parameters=parameters, settings=settings)
         if target == "events":
             mark_days(client, [day], f"copy:{new_id()}")
+            mark_all(client)
     return int(count)

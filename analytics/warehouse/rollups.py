@@ -14,22 +14,59 @@ from analytics.warehouse.client import INSERT_SETTINGS, QUERY_SETTINGS, Warehous
 from analytics.warehouse.ddl import Layout
 from analytics.warehouse.dirty import clear_reasons, mark_days
 from analytics.warehouse.generations import create_like, drop
+from analytics.warehouse.marks import mark_all
 from analytics.warehouse.schema import retained_days
 
 # Longer than a rebuild of one day takes: a lease older than this belongs to a process that died.
 LEASE_SECONDS = 900.0
 LEASE, PLACED = "lease:", "placed:"
 TIME = "least(toUnixTimestamp64Micro(e.occurred_at), toUnixTimestamp64Micro(e.received_at))"
-# Each event once, as in `scope.Scope.events`; flagged ones are counted apart and add to nothing else. Columns are named by their
-# table, since a sum under the name of its own column would be taken for it.
-ROLLUP = f"""
-SELECT e.experiment AS experiment, e.kind AS kind, e.arm AS arm, e.day AS day, e.unit AS unit,
+LATE_HOURS = 72
+_COLUMNS = (
+    "experiment, kind, arm, day, unit, event_id, flags, value, occurred_at, received_at, variant_digest, "
+    "status, queue_ms, service_ms, propensity, attributes"
+)
+# Each event once; flagged ones are counted apart and add to nothing else. Columns are named by their table, since a sum under the
+# name of its own column would be taken for it.
+_ROLLUP = f"""SELECT e.experiment AS experiment, e.kind AS kind, e.arm AS arm, e.day AS day, e.unit AS unit,
     countIf(e.flags = 0) AS n, countIf(e.flags != 0) AS flagged, countIf(e.flags = 0 AND e.value IS NOT NULL) AS valued,
-    sumKahanIf(ifNull(e.value, 1), e.flags = 0) AS value, minIf({TIME}, e.flags = 0) AS first_at, maxIf({TIME}, e.flags = 0) AS last_at
-FROM (SELECT experiment, kind, arm, day, unit, event_id, flags, value, occurred_at, received_at FROM events FINAL
-    WHERE day = {{day:Date}} AND unit != '' LIMIT 1 BY experiment, kind, event_id) AS e
-GROUP BY e.experiment, e.kind, e.arm, e.day, e.unit
-"""
+    sumKahanIf(ifNull(e.value, 1), e.flags = 0) AS value, minIf({TIME}, e.flags = 0) AS first_at, maxIf({TIME}, e.flags = 0) AS last_at,
+    groupArrayIf({TIME}, e.flags = 0) AS times, groupArrayIf(ifNull(e.value, nan), e.flags = 0) AS values,
+    groupArrayIf({{extra}}, {{has_extra}} AND e.flags = 0) AS extras, countIf({{failed}} AND e.flags = 0) AS failed,
+    groupArrayIf({TIME}, e.flags != 0) AS flagged_times, groupArrayIf(ifNull(e.value, nan), e.flags != 0) AS flagged_values,
+    groupArrayIf({{extra}}, {{has_extra}} AND e.flags != 0) AS flagged_extras, countIf({{failed}} AND e.flags != 0) AS flagged_failed,
+    groupArrayIf(e.flags, e.flags != 0) AS flag_sets,
+    countIf(toUnixTimestamp64Micro(e.received_at) - toUnixTimestamp64Micro(e.occurred_at) > {LATE_HOURS * 3_600_000_000}) AS late,
+    max(toUnixTimestamp64Micro(e.received_at)) AS last_received,
+    argMaxIf(toString(e.variant_digest), ({TIME}, e.event_id), e.variant_digest != '') AS digest,
+    maxIf({TIME}, e.variant_digest != '') AS digest_at, {{context}} AS context
+FROM (SELECT {{columns}} FROM events FINAL
+    WHERE {{where}} AND (unit != '' OR experiment != '') LIMIT 1 BY experiment, event_id) AS e
+GROUP BY e.experiment, e.kind, e.arm, e.day, e.unit"""
+
+
+def rollup(where: str) -> str:
+    """SELECT the rows of `unit_daily` from the events that fit `where`. Exposures apart: only they read the map of attributes."""
+    other = _ROLLUP.format(
+        extra="if(e.status != 'failed', ifNull(e.queue_ms + e.service_ms, nan), nan)",
+        has_extra="e.kind = 'generation'",
+        failed="e.kind = 'generation' AND e.status = 'failed'",
+        context="CAST(map(), 'Map(String, String)')",
+        columns=_COLUMNS.partition(", propensity")[0],
+        where=f"kind != 'exposure' AND {where}",
+    )
+    exposures = _ROLLUP.format(
+        extra="ifNull(e.propensity, nan)",
+        has_extra="1",
+        failed="0",
+        context=f"argMin(e.attributes, (e.flags != 0, {TIME}, e.event_id))",
+        columns=_COLUMNS,
+        where=f"kind = 'exposure' AND {where}",
+    )
+    return f"{other}\nUNION ALL\n{exposures}"
+
+
+ROLLUP = rollup("day = {day:Date}")
 
 
 def dirty_days(warehouse: Warehouse) -> list[date]:
@@ -85,6 +122,7 @@ def _rebuild(warehouse: Warehouse, day: date, lease_seconds: float) -> bool:
         later = [reason for reason, _, _ in _reasons(client, day) if reason not in known and not reason.startswith(LEASE)]
         if later:
             mark_days(client, [day], f"again:{new_id()}")
+            mark_all(client)
         clear_reasons(client, day, [reason for reason, _, cleared in reasons if not cleared])
     return not later
 

@@ -92,10 +92,15 @@ def to_arrow(
 
 def days_of(table: pa.Table) -> set[date]:
     """The days of `to_arrow`'s rows as the column `day` has them: of the UUIDv7's milliseconds; 1970-01-01 for another version."""
+    return {FIRST_DAY + timedelta(days=int(day)) for day in np.unique(days_of_rows(table))}
+
+
+def days_of_rows(table: pa.Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The same row by row, as days since 1970-01-01: int64 [rows]."""
     ids = table.column("event_id").combine_chunks()
     heads = np.frombuffer(ids.buffers()[1], np.uint8).reshape(-1, 16)[ids.offset : ids.offset + len(ids), :7].astype(np.int64)
     days = np.minimum(heads[:, :6] @ HEAD // MILLISECONDS_PER_DAY, END_OF_TIME) % DAYS
-    return {FIRST_DAY + timedelta(days=int(day)) for day in np.unique(np.where(heads[:, 6] >> 4 == 7, days, 0))}
+    return np.where(heads[:, 6] >> 4 == 7, days, 0)
 
 
 def _column(values: Iterable[Any], kind: pa.DataType) -> pa.Array:

@@ -138,7 +138,7 @@ def test_a_migration_cut_after_any_statement_goes_on(clickhouse_url: str, monkey
                 applied = server.migrate()
             except KeyboardInterrupt:
                 cuts += 1
-    assert cuts >= 10 and applied == ALL[1:]  # the first was noted on the way
+    assert cuts >= 12 and applied == ALL[-1:]  # those before were noted on the way
     assert server.schema_version() == LATEST and server.migrate() == []
     assert server.query("SELECT count() FROM erasure_salts FINAL") == [(1,)]
     server.close()

@@ -50,6 +50,7 @@ def test_migrations_are_recorded_once(anywhere: Warehouse) -> None:
     assert anywhere.query("SELECT version, name FROM schema_migrations FINAL ORDER BY version") == [
         (1, "events and log positions"),
         (2, "origins, exposures, daily rollups, erasures"),
+        (3, "events in daily rollups, stored facts"),
     ]
 
 
