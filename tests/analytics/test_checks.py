@@ -27,14 +27,20 @@ def test_chi_square_is_scipys_down_to_tiny_tails():
     expected = stats.chisquare([50_500, 47_362])
     assert srm.p_value == pytest.approx(expected.pvalue, rel=1e-9)
     assert 1e-24 < expected.pvalue < 1e-22
+    assert srm.log10_p_value == pytest.approx(math.log10(expected.pvalue), rel=1e-12)
     assert srm.e_value > 1000 and not srm.ok
 
 
 def test_three_arms_one_without_weight():
-    srm = sample_ratio([period({"a": 0.2, "b": 0.8, "c": 0.0}, {"a": 230, "b": 770, "c": 4})], ["a", "b", "c"])
+    """A weight that never was: one unit is a mismatch. A weight that went to 0: a few were in flight. They inflate no total."""
+    arms, closed = ["a", "b", "c"], {"a": 0.2, "b": 0.8, "c": 0.0}
+    assert sample_ratio([period(closed, {"a": 230, "b": 770})], arms).ok
+    srm = sample_ratio([period(closed, {"a": 230, "b": 770, "c": 4})], arms)
     assert srm.p_value == pytest.approx(stats.chisquare([230, 770], [200, 800]).pvalue, rel=1e-9)
-    assert srm.stray_units == 4 and srm.ok
-    assert not sample_ratio([period({"a": 0.2, "b": 0.8, "c": 0.0}, {"a": 200, "b": 800, "c": 40})], ["a", "b", "c"]).ok
+    assert srm.stray_units == 4 and not srm.ok and srm.expected == {"a": pytest.approx(200), "b": pytest.approx(800), "c": 0}
+    before = period({"a": 0.2, "b": 0.7, "c": 0.1}, {"a": 20, "b": 70, "c": 10})
+    assert sample_ratio([before, period(closed, {"a": 230, "b": 770, "c": 4})], arms).ok
+    assert not sample_ratio([before, period(closed, {"a": 200, "b": 800, "c": 40})], arms).ok
 
 
 def test_e_value_as_the_paper_writes_it():
