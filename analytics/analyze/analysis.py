@@ -1,25 +1,28 @@
 """The report of a table: the same comparisons as an experiment's, with what a table can tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from analytics.analyze.metric_option import Cap, MetricOption
-from analytics.analyze.table import Table, TableError
-from analytics.analyze.units import Measured, Units, group, measure
-from analytics.checks import SampleRatio, sample_ratio
-from analytics.events import utc_now
-from analytics.experiment import check_weights
-from analytics.facts import Moments, QuantileFacts, WeightPeriod
-from analytics.inference.bayes import PRIOR_SD
-from analytics.inference.cuped import CovariateMoments
-from analytics.report.comparisons import Question, Rules, compare_family
-from analytics.report.schema import MetricReport, Role
-from analytics.settings import nearest
+from analytics.analyze.asked import Asked
+from analytics.analyze.covariate_option import covariates_of
+from analytics.analyze.measure import Measured, measure
+from analytics.analyze.metric_option import MetricOption, find_metric
+from analytics.analyze.notes import notes
+from analytics.analyze.split import Split, counts, split
+from analytics.analyze.statistics import AnalysisStatistics, AskedOf, Period, break_down, compare, sample_ratio_of
+from analytics.analyze.table import Codes, Table, TableError
+from analytics.analyze.units import Units, group
+from analytics.analyze.weights_option import check_arms
+from analytics.checks import SampleRatio
+from analytics.nearest import nearest
+from analytics.report.schema import Breakdown, MetricReport
+
+MOST_ARMS = 50
 
 
 class AnalysisArm(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm of the table; `weight` as given with --weights."""
+    """One arm of the table; `weight` as given with --weights, of the last period."""
 
     arm: str
     control: bool
@@ -28,19 +31,14 @@ class AnalysisArm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnalysisChecks(msgspec.Struct, frozen=True, kw_only=True):
-    """`srm` needs --weights; `multiple_exposure`: units with rows in several arms, left out."""
+    """`srm` needs --weights; `multiple_exposure`: units with rows in several arms, left out; `units_with_several_rows`: their rows
+    are taken together; `units_that_moved[column]`: units whose rows differ in a column of --period, --stratify or --breakdown, and
+    that count by their first row."""
 
     srm: SampleRatio | None
     multiple_exposure: int
-
-
-class AnalysisStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Enough to re-derive every number."""
-
-    alpha: float
-    planned_units: int
-    metrics: dict[str, dict[str, Moments | QuantileFacts]]
-    covariates: dict[str, dict[str, CovariateMoments]]
+    units_with_several_rows: int = 0
+    units_that_moved: dict[str, int] = {}
 
 
 class Analysis(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,57 +50,118 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     arms: list[AnalysisArm]
     checks: AnalysisChecks
     metrics: list[MetricReport]
+    breakdowns: list[Breakdown]
     sufficient_statistics: AnalysisStatistics
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked of a table: column names and options of `salon analyze`."""
-
-    arm: str
-    control: str
-    metrics: Sequence[MetricOption]
-    unit: str | None = None
-    covariates: Sequence[str] = ()
-    lower: Sequence[str] = ()
-    cap: Cap | None = None
-    weights: Mapping[str, float] | None = None
-    sequential: bool = False
-    alpha: float = 0.05
-    planned_units: int = 5000
-
-
 def analyze(table: Table, asked: Asked) -> Analysis:
-    """Compare every arm with the control. The first metric is primary, the others one family. Raises TableError, ValueError."""
+    """Compare every arm with the control. The first metric is primary, the others one family, guardrails another.
+
+    Raises TableError, ValueError.
+    """
+    _check_names(asked)
     units = group(table.labels(asked.arm), table.labels(asked.unit) if asked.unit else None)
     _check_arms(table, units, asked)
-    for name in asked.lower:
-        if name not in {m.column for m in asked.metrics}:
-            raise ValueError(f"--lower {name!r} is no column of a --metric; {nearest(name, [m.column for m in asked.metrics])}")
-    measured = [measure(table, units, metric, asked.covariates, asked.cap) for metric in asked.metrics]
-    arms = [asked.control, *(arm for arm in units.arms if arm != asked.control)]
-    counts = {arm: int((units.arm == k).sum()) for k, arm in enumerate(units.arms)}
-    compared: list[MetricReport] = []
-    for role, members in (("primary", [0]), ("secondary", range(1, len(measured)))):
-        questions = [_question(measured[i], asked.metrics[i], "primary" if role == "primary" else "secondary", asked) for i in members]
-        if questions:
-            compared += compare_family(questions, arms, asked.control, Rules(alpha=asked.alpha, planned_units=asked.planned_units))
+    parts = split(table, units, asked.period, asked.stratify, list(asked.breakdowns))
+    measured = [_measure(table, units, parts, asked, place) for place in range(len(asked.metrics))]
+    statistics = _statistics(asked, units, parts, measured)
+    compared = compare(statistics)
+    moved = {p.column: p.changed for p in (parts.periods, parts.strata, *parts.breakdowns) if p is not None and p.changed}
+    weights = statistics.periods[-1].weights
+    total = {arm: sum(period.units.get(arm, 0) for period in statistics.periods) for arm in statistics.arms}
+    checks = AnalysisChecks(
+        srm=sample_ratio_of(statistics),
+        multiple_exposure=units.several_arms,
+        units_with_several_rows=units.several_rows,
+        units_that_moved=moved,
+    )
     return Analysis(
         experiment=table.path.name,
         rows=table.rows,
-        method_notes=_notes(asked, measured, units),
+        method_notes=notes(asked, statistics, checks.units_with_several_rows, moved),
         arms=[
-            AnalysisArm(arm=arm, control=arm == asked.control, weight=asked.weights[arm] if asked.weights else None, units=counts[arm])
-            for arm in arms
+            AnalysisArm(arm=arm, control=arm == asked.control, weight=weights[arm] if weights else None, units=total[arm])
+            for arm in statistics.arms
         ],
-        checks=AnalysisChecks(srm=_srm(asked, arms, counts), multiple_exposure=units.several_arms),
-        metrics=compared if asked.sequential else [_fixed(metric) for metric in compared],
-        sufficient_statistics=AnalysisStatistics(
-            alpha=asked.alpha,
-            planned_units=asked.planned_units,
-            metrics={m.name: m.facts for m in measured},
-            covariates={m.name: m.covariates for m in measured if m.covariates},
-        ),
+        checks=checks,
+        metrics=compared,
+        breakdowns=break_down(statistics, compared),
+        sufficient_statistics=statistics,
     )
+
+
+def _measure(table: Table, units: Units, parts: Split, asked: Asked, place: int) -> Measured:
+    option = asked.metrics[place]
+    return measure(
+        table,
+        units,
+        parts,
+        option,
+        covariates_of(option, asked.covariates),
+        asked.cap,
+        asked.empty,
+        sliced=asked.role(place) == "primary",
+    )
+
+
+def _statistics(asked: Asked, units: Units, parts: Split, measured: Sequence[Measured]) -> AnalysisStatistics:
+    names = parts.periods.names if parts.periods else [""]
+    weights = [asked.weights.get(name) for name in names]
+    given = [arm for shares in asked.weights.values() for arm in shares]
+    arms = list(dict.fromkeys([asked.control, *units.arms, *given]))
+    found = [{arm: row.get(arm, 0) for arm in arms} for row in counts(units, parts.periods)]
+    return AnalysisStatistics(
+        rules=asked.rules,
+        control=asked.control,
+        arms=arms,
+        sequential=asked.sequential,
+        periods=[
+            Period(name=name, units=row, weights=dict(shares) if shares else None)
+            for name, row, shares in zip(names, found, weights, strict=True)
+        ],
+        asked=[
+            AskedOf(role=asked.role(i), direction=asked.direction(option), margin=option.margin, bounds=asked.bounds.get(option.name))
+            for i, option in enumerate(asked.metrics)
+        ],
+        metrics=list(measured),
+        slice_units={p.column: _slice_units(units, p.names, p.codes, parts) for p in parts.breakdowns},
+    )
+
+
+def _slice_units(units: Units, names: Sequence[str], codes: Codes, parts: Split) -> dict[str, list[dict[str, int]]]:
+    result = {}
+    for value, name in enumerate(names):
+        here = codes == value
+        inside = msgspec.structs.replace(units, arm=units.arm[here])
+        of_period = None if parts.periods is None else msgspec.structs.replace(parts.periods, codes=parts.periods.codes[here])
+        result[name] = counts(inside, of_period)
+    return result
+
+
+def _check_names(asked: Asked) -> None:
+    names = [metric.name for metric in asked.metrics]
+    given = [(metric.name, metric.kind, metric.margin is None) for metric in asked.metrics]
+    for one in given:
+        if given.count(one) > 1:
+            raise ValueError(f"{'--metric' if one[2] else '--guardrail'} {one[0]!r} is given {given.count(one)} times; once is enough")
+    if all(metric.margin is not None for metric in asked.metrics):
+        raise ValueError("there are guardrails only; give at least one --metric")
+    columns = [m.column for m in asked.metrics]
+    for name in asked.lower:
+        if name not in columns and name not in names:
+            raise ValueError(f"--lower {name!r} is no column of a --metric; {nearest(name, columns)}")
+    for name in asked.bounds:
+        option = find_metric(name, asked.metrics, "--bounds")
+        if option.kind not in (None, "mean") or option.per != "unit":
+            raise ValueError(f"--bounds {name!r}: only a mean per unit has bounds; {name!r} is a {option.kind}")
+    _check_columns(asked.metrics, asked)
+
+
+def _check_columns(metrics: Sequence[MetricOption], asked: Asked) -> None:
+    used = [column for column in (asked.arm, asked.unit) if column]
+    for metric in metrics:
+        if metric.column in used:
+            raise ValueError(f"--metric {metric.name!r}: {metric.column!r} is the column of --arm or --unit, no number to compare")
 
 
 def _check_arms(table: Table, units: Units, asked: Asked) -> None:
@@ -110,64 +169,10 @@ def _check_arms(table: Table, units: Units, asked: Asked) -> None:
         raise TableError(
             f"{table.path}: column {asked.arm!r} has no arm {asked.control!r} (--control); {nearest(asked.control, units.arms)}"
         )
-    if len(units.arms) < 2:
+    given = {arm for shares in asked.weights.values() for arm in shares}
+    if len({*units.arms, *given}) < 2:
         raise TableError(f"{table.path}: column {asked.arm!r} holds one arm only, {units.arms[0]!r}; a comparison needs two")
-    if len(units.arms) > 50:
+    if len(units.arms) > MOST_ARMS:
         raise TableError(f"{table.path}: column {asked.arm!r} holds {len(units.arms)} different values; is it the arm?")
-    if asked.weights is not None:
-        for arm in units.arms:
-            if arm not in asked.weights:
-                raise TableError(
-                    f"--weights says nothing of arm {arm!r} of column {asked.arm!r}; give every arm one, 0 if it should have none"
-                )
-        for arm in asked.weights:
-            if arm not in units.arms:
-                raise TableError(f"--weights names {arm!r}, which column {asked.arm!r} does not hold; {nearest(arm, units.arms)}")
-        check_weights(dict(asked.weights))
-
-
-def _question(measured: Measured, option: MetricOption, role: Role, asked: Asked) -> Question:
-    return Question(
-        metric=measured.name,
-        role=role,
-        kind=measured.kind,
-        direction="down" if option.column in asked.lower else "up",
-        facts=measured.facts,
-        covariates=measured.covariates,
-        note="" if measured.cap is None else f"capped at {measured.cap:g} per unit",
-    )
-
-
-def _srm(asked: Asked, arms: Sequence[str], counts: Mapping[str, int]) -> SampleRatio | None:
-    if asked.weights is None:
-        return None
-    return sample_ratio([WeightPeriod(started_at=utc_now(), weights=dict(asked.weights), units=dict(counts))], arms)
-
-
-def _fixed(metric: MetricReport) -> MetricReport:
-    """Without what is valid at any look: for a table looked at once."""
-    return msgspec.structs.replace(metric, comparisons=[msgspec.structs.replace(c, always_valid=None) for c in metric.comparisons])
-
-
-def _notes(asked: Asked, measured: Sequence[Measured], units: Units) -> list[str]:
-    what = f"rows of one {asked.unit!r} are summed (a proportion: did it at all)" if asked.unit else "one row is one unit"
-    notes = [
-        f"Every arm is compared with {asked.control!r}; {what}.",
-        f"Intervals and p-values are for one planned look, at {1 - asked.alpha:.0%}.",
-        f"P(better) starts from a normal prior on the lift, around 0 with standard deviation {PRIOR_SD:.0%}.",
-    ]
-    if asked.sequential:
-        notes[1] += f' Those "at any look" stay right however often the table is read; they are tightest at {asked.planned_units:,} units.'
-    if (count := (len(measured) - 1) * (len(units.arms) - 1)) > 1 or len(units.arms) > 2:
-        notes.append(
-            f"Several comparisons share one alpha, corrected by Holm: {len(units.arms) - 1} of the first metric, {count} of the others."
-        )
-    if asked.covariates:
-        plain = [m.name for m in measured if m.covariates is None]
-        notes.append(
-            f"CUPED with {', '.join(asked.covariates)}, which must be from before the exposure."
-            + (f" Not for {', '.join(plain)}." if plain else "")
-        )
-    if asked.weights is None:
-        notes.append("The sample ratio is not checked: say what was intended with --weights.")
-    return notes
+    for shares in asked.weights.values():
+        check_arms(shares, units.arms, asked.arm)

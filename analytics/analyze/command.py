@@ -1,41 +1,71 @@
 """`salon analyze FILE`: the report's statistics on a table; no service, no configuration needed."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
 import msgspec
 
-from analytics.analyze.analysis import Analysis, Asked, analyze
-from analytics.analyze.metric_option import parse_cap, parse_metric
+from analytics.analyze.analysis import Analysis, analyze
+from analytics.analyze.asked import Asked
+from analytics.analyze.covariate_option import parse_covariate
+from analytics.analyze.metric_option import parse_bounds, parse_cap, parse_guardrail, parse_metric
 from analytics.analyze.table import Table
 from analytics.analyze.text import to_text
+from analytics.analyze.weights_option import parse_weights
 from analytics.command import Command
+from analytics.report.question import Rules
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a .csv or .parquet file; one row per unit, or per event with --unit")
-    parser.add_argument("--arm", required=True, metavar="COL", help="the column that names the arm")
-    parser.add_argument("--control", required=True, metavar="NAME", help="the arm to compare with")
-    parser.add_argument("--unit", metavar="COL", help="who was randomised; rows of one unit are summed")
-    parser.add_argument(
+    what = parser.add_argument_group("what is compared")
+    what.add_argument("--arm", required=True, metavar="COL", help="the column that names the arm")
+    what.add_argument("--control", required=True, metavar="NAME", help="the arm to compare with")
+    what.add_argument("--unit", metavar="COL", help="who was randomised; rows of one unit are taken together")
+    what.add_argument(
         "--metric",
         required=True,
         action="append",
         metavar="COL[:KIND]",
-        help="COL, COL:mean, COL:proportion, COL:ratio:DENOM, COL:quantile:Q",
+        help="COL, COL:mean, COL:proportion, COL:ratio:DENOM, COL:quantile:Q; COL:mean:event is per row, clustered by --unit",
     )
-    parser.add_argument("--lower", action="append", default=[], metavar="COL", help="a metric of which less is better")
-    parser.add_argument(
-        "--covariate", action="append", default=[], metavar="COL", help="known before the exposure; takes its noise out (CUPED)"
+    what.add_argument(
+        "--guardrail", action="append", default=[], metavar="COL[:KIND]=MARGIN", help="must not get worse by more than this share"
     )
-    parser.add_argument("--cap", metavar="VALUE|pNN", help="larger values per unit count as this, or as this percentile")
-    parser.add_argument("--weights", metavar="A=0.5,B=0.5", help="the intended shares; turns on the sample-ratio check")
-    parser.add_argument("--sequential", action="store_true", help="add intervals and p-values that stay right at any look")
-    parser.add_argument("--planned-units", type=int, default=5000, metavar="N", help="where --sequential is tightest (default: 5000)")
-    parser.add_argument("--alpha", type=float, default=0.05, help="the error rate (default: 0.05)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    what.add_argument("--lower", action="append", default=[], metavar="COL", help="a metric or guardrail of which less is better")
+    what.add_argument("--cap", metavar="VALUE|pNN", help="larger values per unit count as this, or as this percentile")
+    what.add_argument("--empty", choices=("refuse", "zero"), default="refuse", help="a missing value of a metric: an error (default), or 0")
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--covariate",
+        action="append",
+        default=[],
+        metavar="[METRIC=]COL[/DENOM]",
+        help="known before the exposure; takes its noise out (CUPED; several: Lin's regression). Missing values count as the mean",
+    )
+    how.add_argument("--stratify", metavar="COL", help="post-stratify by this column, known before the exposure")
+    how.add_argument("--period", metavar="COL", help="periods of constant weights: arms are compared within each")
+    how.add_argument("--breakdown", action="append", default=[], metavar="COL", help="also compare the first metric by this column")
+    how.add_argument("--alpha", type=float, default=0.05, help="the error rate (default: 0.05)")
+    how.add_argument("--lift", choices=("delta", "fieller", "log_delta"), default="delta", help="the interval of the lift")
+    how.add_argument("--correction", choices=("holm", "benjamini_hochberg", "none"), default="holm", help="over metrics and arms")
+    looks = parser.add_argument_group("more")
+    looks.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="[PERIOD:]A=0.5,B=0.5",
+        help="the intended shares; turns on the sample-ratio check; with --period once for each",
+    )
+    looks.add_argument("--sequential", action="store_true", help="add intervals and p-values that stay right at any look")
+    looks.add_argument("--planned-units", type=int, default=5000, metavar="N", help="where --sequential is tightest (default: 5000)")
+    looks.add_argument("--looks", type=int, metavar="K", help="so many equally spaced looks up to --planned-units were planned")
+    looks.add_argument(
+        "--bounds", action="append", default=[], metavar="[METRIC=]LOW,HIGH", help="of a mean: adds the interval that is guaranteed"
+    )
+    looks.add_argument("--format", choices=("text", "json"), default="text")
+    looks.add_argument("--out", type=Path, metavar="F", help="write to this file instead of the terminal")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -44,41 +74,55 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--alpha is {arguments.alpha}; give a number between 0 and 0.5, such as 0.05")
     if arguments.planned_units < 10:
         raise ValueError(f"--planned-units is {arguments.planned_units}; give at least 10")
-    asked = Asked(
-        arm=arguments.arm,
-        control=arguments.control,
-        unit=arguments.unit,
-        metrics=[parse_metric(text) for text in arguments.metric],
-        lower=arguments.lower,
-        covariates=arguments.covariate,
-        cap=parse_cap(arguments.cap) if arguments.cap else None,
-        weights=parse_weights(arguments.weights) if arguments.weights else None,
-        sequential=arguments.sequential,
-        alpha=arguments.alpha,
-        planned_units=arguments.planned_units,
-    )
-    result = analyze(Table(arguments.file), asked)
-    sys.stdout.write(_json(result) if arguments.format == "json" else to_text(result))
+    if arguments.looks is not None and not 2 <= arguments.looks <= 50:
+        raise ValueError(f"--looks is {arguments.looks}; give from 2 to 50, or leave it out")
+    result = analysis_of(arguments)
+    text = render(result, arguments.format)
+    if arguments.out is None:
+        sys.stdout.write(text)
+    else:
+        arguments.out.write_text(text, "utf-8")
+        print(f"wrote {arguments.out}", file=sys.stderr)
     return 0
 
 
-def parse_weights(text: str) -> dict[str, float]:
-    """`a=0.5,b=0.5`. Raises ValueError."""
-    weights = {}
-    for part in text.split(","):
-        arm, _, share = part.rpartition("=")
-        try:
-            weight = float(share)
-        except ValueError:
-            weight = math.nan
-        if not arm or not math.isfinite(weight):
-            raise ValueError(f"--weights {text!r}: {part!r} is not ARM=SHARE; write for example a=0.5,b=0.5")
-        weights[arm.strip()] = weight
-    return weights
+def analysis_of(arguments: argparse.Namespace) -> Analysis:
+    """Read the file and compare. Raises ValueError, OSError."""
+    metrics = [*(parse_metric(text) for text in arguments.metric), *(parse_guardrail(text) for text in arguments.guardrail)]
+    table = Table(arguments.file)
+    return analyze(
+        table,
+        Asked(
+            arm=arguments.arm,
+            control=arguments.control,
+            unit=arguments.unit,
+            metrics=metrics,
+            lower=arguments.lower,
+            covariates=[parse_covariate(text, table.columns, metrics) for text in arguments.covariate],
+            cap=parse_cap(arguments.cap) if arguments.cap else None,
+            weights=parse_weights(arguments.weights, table.labels(arguments.period).names if arguments.period else []),
+            period=arguments.period,
+            stratify=arguments.stratify,
+            breakdowns=list(dict.fromkeys(arguments.breakdown)),
+            bounds=dict(parse_bounds(text, metrics) for text in arguments.bounds),
+            sequential=arguments.sequential,
+            empty=0.0 if arguments.empty == "zero" else None,
+            rules=Rules(
+                alpha=arguments.alpha,
+                planned_units=arguments.planned_units,
+                lift=arguments.lift,
+                correction=arguments.correction,
+                looks=arguments.looks,
+            ),
+        ),
+    )
 
 
-def _json(result: Analysis) -> str:
-    return msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
+def render(result: Analysis, form: str) -> str:
+    """`text` or `json`."""
+    if form == "json":
+        return msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
+    return to_text(result)
 
 
 COMMAND = Command(

@@ -1,5 +1,6 @@
-"""A table in a file: columns as arrays, with errors that name the column, the row and the fix."""
+"""A table in a file, read a few columns at a time, with errors that name the column, the row and the fix."""
 
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,12 @@ from analytics.settings import nearest
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
+# Rows at a time: a chunk of a column and what is made of it stay in the processor's cache.
+CHUNK = 65_536
+# Each column is decoded from a stream of its own: read together, Arrow would hold whole row groups of all of them.
+BUFFER = 1 << 20
+# Squares of larger numbers overflow.
+LARGEST = 1e150
 
 
 class TableError(ValueError):
@@ -28,65 +35,144 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 class Table:
-    """A CSV or Parquet file. Rows are numbered as in the file: a CSV's first row of data is on line 2."""
+    """A CSV or Parquet file. Rows are numbered as in the file: a CSV's first row of data is on line 2.
 
-    def __init__(self, path: Path) -> None:
+    `columns`: those that will be asked for (None: any); of a CSV no others are converted. Raises TableError, OSError.
+    """
+
+    def __init__(self, path: Path, columns: Collection[str] | None = None) -> None:
         self.path = path
-        parquet = path.suffix.lower() in {".parquet", ".pq"}
-        self._first_row = 1 if parquet else 2
+        self._parquet = path.suffix.lower() in {".parquet", ".pq"}
+        self._first_row = 1 if self._parquet else 2
+        self._csv: pa.Table | None = None
         try:
-            self._table = pyarrow.parquet.read_table(path) if parquet else pyarrow.csv.read_csv(path)
+            if self._parquet:
+                file = pyarrow.parquet.ParquetFile(path)
+                self.columns = list(file.schema_arrow.names)
+                self._types: dict[str, pa.DataType] = {field.name: field.type for field in file.schema_arrow}
+                self.rows = int(file.metadata.num_rows)
+            else:
+                self._csv = _read_csv(path, columns)
+                self.columns = _header(path)
+                self.rows = int(self._csv.num_rows)
         except pa.ArrowException as error:
-            kind = "Parquet" if parquet else "CSV"
+            kind = "Parquet" if self._parquet else "CSV"
             raise TableError(f"{path}: is no readable {kind} file ({str(error).splitlines()[0]}); Parquet files end in .parquet") from None
-        if self._table.num_rows == 0:
+        if self.rows == 0:
             raise TableError(f"{path}: has no rows")
 
-    @property
-    def rows(self) -> int:
-        return int(self._table.num_rows)
-
-    def numbers(self, name: str, *, empty: bool = False) -> Floats:
-        """A column as floats [rows]; `empty` allows missing values, as NaN. Raises TableError."""
-        column = self._column(name)
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            self._not_a_number(name, column)
+    def chunks(self, names: Sequence[str]) -> Iterator[tuple[int, list[pa.Array]]]:
+        """(first row, the columns' values from there), in the order of the file. Raises TableError."""
+        for name in names:
+            self._known(name)
+        start = 0
+        if self._csv is not None:
+            for batch in self._csv.select(list(names)).to_batches(CHUNK):
+                yield start, list(batch.columns)
+                start += batch.num_rows
+            return
         try:
-            values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
+            streams = [
+                pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER).iter_batches(CHUNK, columns=[name], use_threads=False)
+                for name in names
+            ]
+            for batches in zip(*streams, strict=True):
+                yield start, [batch.column(0) for batch in batches]
+                start += batches[0].num_rows
+        except pa.ArrowException as error:
+            raise TableError(f"{self.path}: cannot be read ({str(error).splitlines()[0]})") from None
+
+    def numbers(self, name: str, *, empty: float | None = None) -> Floats:
+        """A whole column as floats [rows]; see `floats`. Raises TableError."""
+        result = np.empty(self.rows)
+        for start, (values,) in self.chunks([name]):
+            result[start : start + len(values)] = self.floats(name, values, start, empty=empty)
+        return result
+
+    def floats(self, name: str, values: pa.Array, start: int, *, empty: float | None = None) -> Floats:
+        """Values of column `name` from row `start` on; `empty` stands for missing ones. Raises TableError, without it also where
+        one is missing."""
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            self._not_a_number(name, values, start)
+        try:
+            cast = values if pa.types.is_float64(values.type) else values.cast(pa.float64(), safe=False)
+            result = np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64)
         except (pa.ArrowException, ValueError):
-            raise TableError(f"{self.path}: column {name!r} holds {column.type}, not numbers") from None
-        bad = np.isinf(values) if empty else ~np.isfinite(values)
+            raise TableError(f"{self.path}: column {name!r} holds {values.type}, not numbers") from None
+        with np.errstate(over="ignore", invalid="ignore"):
+            square = float(result @ result)
+        if square < LARGEST:
+            return result
+        bad = ~(np.abs(result) < LARGEST) & ~(np.isnan(result) if empty is not None else False)
         if bad.any():
             row = int(np.argmax(bad))
-            shown = "empty" if np.isnan(values[row]) else str(values[row])
-            raise TableError(f"{self.path}: row {row + self._first_row} of column {name!r} is {shown}; give a number or leave the row out")
-        return values
+            shown = "empty" if np.isnan(result[row]) else f"{result[row]:g}"
+            fix = "give a number in a smaller unit" if np.isfinite(result[row]) else "give a number or leave the row out"
+            hint = ", or count it as 0 with --empty zero" if np.isnan(result[row]) else ""
+            raise TableError(f"{self.path}: row {start + row + self._first_row} of column {name!r} is {shown}; {fix}{hint}")
+        return result if empty is None else np.where(np.isnan(result), empty, result)
 
     def labels(self, name: str) -> Labels:
         """A column as names, in sorted order. Raises TableError on empty ones."""
-        column = self._column(name).cast(pa.string())
-        if column.null_count:
-            row = int(np.argmax(column.is_null().to_numpy()))
-            raise TableError(f"{self.path}: row {row + self._first_row} of column {name!r} is empty; name it or leave the row out")
-        encoded = pc.dictionary_encode(column.combine_chunks())
+        column = self._whole(name)
+        if not pa.types.is_dictionary(column.type):
+            column = pc.dictionary_encode(column)
+        encoded = column.unify_dictionaries().combine_chunks()
         if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.combine_chunks()
-        names = [str(value) for value in encoded.dictionary.to_pylist()]
-        order = sorted(range(len(names)), key=names.__getitem__)
-        place = np.empty(len(names), dtype=np.int64)
-        place[order] = np.arange(len(names))
-        return Labels([names[i] for i in order], place[np.asarray(encoded.indices.to_numpy(zero_copy_only=False), dtype=np.int64)])
+            encoded = encoded.chunk(0)
+        try:
+            names = [str(value) for value in encoded.dictionary.cast(pa.string()).to_pylist()]
+        except pa.ArrowException:
+            raise TableError(f"{self.path}: column {name!r} holds {column.type.value_type}, which names nothing") from None
+        indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        floating = pa.types.is_floating(encoded.dictionary.type)
+        nameless = [i for i, value in enumerate(names) if not value.strip() or (floating and value == "nan") or value == "None"]
+        empty = np.isin(indices, [-1, *nameless]) if encoded.null_count or nameless else np.zeros(0, dtype=bool)
+        if empty.any():
+            row = int(np.argmax(empty))
+            raise TableError(f"{self.path}: row {row + self._first_row} of column {name!r} is empty; name it or leave the row out")
+        used = np.flatnonzero(np.bincount(indices, minlength=len(names)))
+        order = sorted(used, key=lambda i: names[i])
+        place = np.zeros(len(names), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        return Labels([names[i] for i in order], place[indices])
 
-    def _column(self, name: str) -> pa.ChunkedArray:
-        if name not in self._table.column_names:
-            raise TableError(f"{self.path}: has no column {name!r}; {nearest(name, self._table.column_names)}")
-        return self._table.column(name)
+    def _whole(self, name: str) -> pa.ChunkedArray:
+        self._known(name)
+        if self._csv is not None:
+            return self._csv.column(name)
+        kind = self._types[name]
+        as_dictionary = [name] if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
+        file = pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER, read_dictionary=as_dictionary)
+        try:
+            return file.read(columns=[name], use_threads=False).column(0)
+        except pa.ArrowException as error:
+            raise TableError(f"{self.path}: cannot be read ({str(error).splitlines()[0]})") from None
 
-    def _not_a_number(self, name: str, column: pa.ChunkedArray) -> None:
-        for row, value in enumerate(column.to_pylist()):
+    def _known(self, name: str) -> None:
+        if name not in self.columns:
+            raise TableError(f"{self.path}: has no column {name!r}; {nearest(name, self.columns)}")
+        if self.columns.count(name) > 1:
+            raise TableError(f"{self.path}: has {self.columns.count(name)} columns named {name!r}; rename all but one")
+
+    def _not_a_number(self, name: str, values: pa.Array, start: int) -> None:
+        for row, value in enumerate(values.to_pylist()):
             try:
                 float(value or "nan")
             except ValueError:
-                raise TableError(f"{self.path}: row {row + self._first_row} of column {name!r} is {value!r}, which is no number") from None
+                place = start + row + self._first_row
+                raise TableError(f"{self.path}: row {place} of column {name!r} is {value!r}, which is no number") from None
+
+
+def _header(path: Path) -> list[str]:
+    with pyarrow.csv.open_csv(path) as reader:
+        return list(reader.schema.names)
+
+
+def _read_csv(path: Path, columns: Collection[str] | None) -> pa.Table:
+    known = set(_header(path))
+    wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in known]
+    # With no known column at all everything is read: the error about the unknown ones comes when they are asked for.
+    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(include_columns=wanted or None))
