@@ -17,7 +17,7 @@ TUNED_ALPHA = 0.05
 LEAST_WEIGHT = 0.001
 
 
-def log_e(p: float, x: int, n: int, planned_units: float) -> float:
+def log_e(p: float, x: float, n: int, planned_units: float) -> float:
     """ln of the evidence against "the proportion is `p`", 0 < p < 1, from `x` of `n` units; convex in p, at most 0 at x/n.
 
     `planned_units` of this arm: where the sequence is tightest, to be fixed before the data.
@@ -27,7 +27,7 @@ def log_e(p: float, x: int, n: int, planned_units: float) -> float:
     return float(betaln(a + x, b + (n - x)) - betaln(a, b)) - x * math.log(p) - (n - x) * math.log1p(-p)
 
 
-def interval(x: int, n: int, alpha: float, planned_units: float) -> tuple[float, float]:
+def interval(x: float, n: int, alpha: float, planned_units: float) -> tuple[float, float]:
     """All p that `x` of `n` units have not yet spoken against at level `alpha`: covers the true proportion at every look
     with probability >= 1 - alpha. [0, 1] while there is no unit.
 
@@ -45,8 +45,9 @@ def interval(x: int, n: int, alpha: float, planned_units: float) -> tuple[float,
     return (_edge(outside, estimate, 0.0) if x else 0.0, _edge(outside, estimate, 1.0) if x < n else 1.0)
 
 
-def difference_interval(x_a: int, n_a: int, x_b: int, n_b: int, alpha: float, planned_units: float) -> Interval:
-    """Treated (b) minus control (a): each arm's interval at `alpha`/2, so both hold together with probability >= 1 - alpha
+def difference_interval(x_a: float, n_a: int, x_b: float, n_b: int, alpha: float, planned_units: float) -> Interval:
+    """Treated (b) minus control (a), from counts or from sums of values in [0, 1] (no such value makes more evidence than a 0/1
+    of its mean: the bets are convex in it). Each arm's interval at `alpha`/2, so both hold together with probability >= 1 - alpha
     at every look. `planned_units` are those of both arms."""
     low_a, high_a = interval(x_a, n_a, alpha / 2, planned_units / 2)
     low_b, high_b = interval(x_b, n_b, alpha / 2, planned_units / 2)

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from analytics.inference.contrast import UNBOUNDED, Contrast, Interval
+from analytics.inference.exact import ExactContrast
 from analytics.inference.newcombe import newcombe_interval
 from analytics.inference.proportion import ProportionContrast
 
@@ -48,13 +49,16 @@ def lift_shown(contrast: Contrast, critical: Critical, method: LiftMethod) -> Sh
     """The interval of (treated - control)/|control|; (None, None) where there is no lift or it is unbounded."""
     if not contrast.control:
         return Shown(UNBOUNDED, "no lift: the control's mean is 0")
-    inverting = "Koopman's score interval" if contrast.df is None and isinstance(contrast, ProportionContrast) else NAMES["fieller"]
-    interval = _declared(contrast, critical, method)
+    exact = isinstance(contrast, ExactContrast)
+    inverting = "Koopman's score interval" if exact or isinstance(contrast, ProportionContrast) else NAMES["fieller"]
+    interval = None if exact else _declared(contrast, critical, method)
     if interval is not None and _agrees(interval, contrast, critical.test):
         return Shown(interval, NAMES[method])
     inverted = _as_lift(contrast, contrast.ratio_interval(critical.test))
     if inverted == UNBOUNDED or not _agrees(inverted, contrast, critical.test):
         return Shown(UNBOUNDED, "lift unbounded: the control's mean is not told from 0")
+    if exact:
+        return Shown(inverted, f"{inverting}, moved to agree with the exact test")
     why = f" (the {NAMES[method]} {'would contradict the test' if interval else 'cannot be told'})" if method != "fieller" else ""
     return Shown(inverted, inverting + why)
 

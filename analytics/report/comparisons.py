@@ -7,6 +7,7 @@ import msgspec
 
 from analytics.facts import QuantileFacts
 from analytics.inference.contrast import UNBOUNDED, Contrast
+from analytics.inference.exact import ExactContrast
 from analytics.inference.intervals import difference_shown, lift_shown
 from analytics.inference.intervals import finite as finite_interval
 from analytics.inference.mean import mean_variance
@@ -16,9 +17,10 @@ from analytics.inference.quantile import quantile_variance
 from analytics.inference.ratio import ratio_value, ratio_variance
 from analytics.inference.tails import two_sided_p
 from analytics.report.contrasts import METHODS, Found, contrast_of
-from analytics.report.evidence import always_valid, bayes, critical_values
+from analytics.report.evidence import always_valid, bayes, critical_values, planned_looks
 from analytics.report.question import Facts, Question, Rules
 from analytics.report.schema import Comparison, Estimate, MetricArm, MetricReport
+from analytics.report.small_samples import exact_tests, guaranteed
 
 __all__ = ["METHODS", "Question", "Rules", "compare_family", "finite", "metric_arm"]
 
@@ -82,7 +84,10 @@ def finite(value: float | None) -> float | None:
 
 def _test(question: Question, arm: str, control: str) -> _Tested:
     found = contrast_of(question, arm, control)
-    p = two_sided_p(found.contrast.statistic(), found.contrast.df) if found.contrast is not None else None
+    contrast = found.contrast
+    if contrast is None:
+        return _Tested(arm=arm, found=found, p_value=None)
+    p = contrast.p_value if isinstance(contrast, ExactContrast) else two_sided_p(contrast.statistic(), contrast.df)
     return _Tested(arm=arm, found=found, p_value=p)
 
 
@@ -113,6 +118,8 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
     critical = critical_values(contrast, level.alpha)
     difference, lift = difference_shown(contrast, critical), lift_shown(contrast, critical, rules.lift)
     value = _lift(contrast)
+    share = rules.alpha / family
+    sequence = always_valid(contrast, one.p_value, rules.alpha, family, rules.planned_units, rules.lift)
     return Comparison(
         arm=one.arm,
         vs=control,
@@ -120,7 +127,7 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
         relative=Estimate(value=value, se=finite(contrast.relative_se) if value is not None else None, ci=lift.interval),
         p_value=one.p_value,
         adjusted_p_value=level.p_value,
-        always_valid=always_valid(contrast, one.p_value, rules.alpha, family, rules.planned_units, rules.lift),
+        always_valid=sequence,
         bayes=bayes(contrast, one.p_value, question.direction, level.alpha),
         df=contrast.lift_df,
         variance_reduction=one.found.variance_reduction,
@@ -128,6 +135,9 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
         ci_level=1 - level.alpha,
         ok=_holds(question, contrast, lift.interval, family, rules),
         lift_method=lift.method,
+        exact=exact_tests(contrast),
+        guaranteed=guaranteed(question, one.arm, control, contrast, share, rules.planned_units, sequence.difference_ci),
+        group_sequential=planned_looks(contrast, share, rules),
     )
 
 

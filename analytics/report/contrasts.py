@@ -8,6 +8,7 @@ import msgspec
 from analytics.facts import Joint, Moments, QuantileFacts
 from analytics.inference.contrast import Contrast
 from analytics.inference.cuped import Adjusted, adjusted_contrast, as_joint
+from analytics.inference.exact import SMALLEST_EXPECTED, exact_contrast
 from analytics.inference.lin import lin_contrast, regressed
 from analytics.inference.mean import mean_contrast
 from analytics.inference.poststratification import Pair, pooled
@@ -60,7 +61,12 @@ def _found(question: Question, arm: str, control: str) -> Found:
 
 def _plain(kind: str, a: Moments, b: Moments) -> Found:
     if kind == "proportion":
-        return Found(proportion_contrast(a, b), METHODS["proportion"])
+        score = proportion_contrast(a, b)
+        exact = exact_contrast(score) if score is not None else None
+        if exact is None:
+            return Found(score, METHODS["proportion"])
+        test = "Fisher's exact test (too many units for Boschloo's)" if exact.tests.boschloo is None else "Boschloo's exact test"
+        return Found(exact, f"{test} of two proportions, for an expected count is below {SMALLEST_EXPECTED:g}")
     if kind == "ratio":
         return Found(ratio_contrast(a, b), METHODS["ratio"])
     return Found(mean_contrast(a, b), METHODS["mean"])

@@ -1,13 +1,16 @@
-"""What stays right at any look, and what a prior makes of it: beside the one planned look, and never sharper."""
+"""What stays right at any look, at planned looks, and what a prior makes of it: beside the one planned look."""
 
 import math
 
-from analytics.inference import confidence_sequence
+from analytics.inference import confidence_sequence, group_sequential
 from analytics.inference.bayes import PRIOR_SD, posterior
-from analytics.inference.contrast import Contrast
-from analytics.inference.intervals import Critical, LiftMethod, difference_shown, finite, lift_shown
-from analytics.inference.tails import normal_statistic, two_sided_critical
-from analytics.report.schema import AlwaysValid, Bayes
+from analytics.inference.contrast import UNBOUNDED, Contrast
+from analytics.inference.exact import ExactContrast
+from analytics.inference.intervals import Critical, LiftMethod, Shown, difference_shown, finite, lift_shown
+from analytics.inference.tails import normal_statistic, two_sided_critical, two_sided_p
+from analytics.report.question import Rules
+from analytics.report.schema import AlwaysValid, Bayes, GroupSequential
+from analytics.report.small_samples import posterior_of_counts
 
 
 def critical_values(contrast: Contrast, alpha: float) -> Critical:
@@ -23,6 +26,8 @@ def critical_values(contrast: Contrast, alpha: float) -> Critical:
 def always_valid(contrast: Contrast, p_value: float, alpha: float, family: int, planned_units: float, lift: LiftMethod) -> AlwaysValid:
     """Never sharper than the fixed-horizon test at the same level, so that no reader sees the two disagree at small n."""
     alpha = alpha / family
+    if isinstance(contrast, ExactContrast):
+        contrast = contrast.cautious
     sequence, fixed = confidence_sequence.two_sided_critical(contrast.units, alpha, planned_units), critical_values(contrast, alpha)
     critical = Critical(test=max(sequence, fixed.test), lift=max(sequence, fixed.lift), log=max(sequence, fixed.log))
     evidence = confidence_sequence.e_value(contrast.statistic(), contrast.units, alpha, planned_units)
@@ -32,6 +37,26 @@ def always_valid(contrast: Contrast, p_value: float, alpha: float, family: int, 
         difference_ci=difference_shown(contrast, critical).interval,
         p_value=min(1.0, family / e) if e > 0 else 1.0,
         e_value=e,
+    )
+
+
+def planned_looks(contrast: Contrast, alpha: float, rules: Rules) -> GroupSequential | None:
+    """Lan-DeMets bounds, for an experiment that planned its looks; `alpha` is this comparison's share."""
+    if rules.looks is None:
+        return None
+    look, information, critical = group_sequential.reached(contrast.units, rules.planned_units, rules.looks, alpha)
+    if critical is None or not math.isfinite(critical):
+        return GroupSequential(look=look, looks=rules.looks, information=information, critical=None, difference_ci=UNBOUNDED, crossed=False)
+    # The t quantile with the same tail: the bound is for a normal statistic.
+    own = two_sided_critical(two_sided_p(critical), contrast.df)
+    shown = difference_shown(contrast, Critical(test=own, lift=own, log=own)) if math.isfinite(own) else Shown(UNBOUNDED, "")
+    return GroupSequential(
+        look=look,
+        looks=rules.looks,
+        information=information,
+        critical=critical,
+        difference_ci=shown.interval,
+        crossed=abs(contrast.statistic()) > own,
     )
 
 
@@ -53,6 +78,7 @@ def bayes(contrast: Contrast, p_value: float, direction: str, alpha: float) -> B
         expected_loss_ship=gain.loss_if_negative,
         expected_loss_keep=gain.loss_if_positive,
         relative_ci=finite(posterior(lift, se, prior_sd=PRIOR_SD).interval(alpha)),
+        beta_binomial=posterior_of_counts(contrast, direction),
     )
 
 
