@@ -2,27 +2,35 @@
 
 1. invalid: the sample ratio is broken (e-process, gate 1000): the arms do not hold comparable units.
 2. rollback: a guardrail is established worse than its margin (one-sided, always valid).
-3. keep_running: too few units per arm, too few hours, a design that this report does not judge, or so many units in
-   several arms (left out, and not at random: only who comes back can be) that the rest is no fair sample.
-4. keep_running: the better arm was also served noticeably faster, so that speed could explain the effect.
+3. keep_running: too few units per arm, fewer hours than the declared minimum, a design that this report does not judge, or so
+   many units in several arms (left out, and not at random: only who comes back can be) that the rest is no fair sample.
+4. keep_running: something else could explain the effect: the better arm was also served noticeably faster, or its units did
+   better already before they were exposed (for an arm that is worse: slower, or worse before).
 5. ship: the primary metric is established better (always valid, alpha shared over the arms; p-value, interval and
    posterior agree) and no guardrail stands beyond its margin.
 6. stop: every arm is established worse, or the planned units are reached without an established gain.
 7. keep_running otherwise.
 
-Only always-valid evidence decides, so reading the report every hour does not raise the error rate above alpha.
+Only always-valid evidence decides, so reading the report every hour does not raise the error rate above alpha. Planned looks
+(group-sequential bounds), breakdowns, novelty and the other checks inform: they are risks, and none changes the action.
 """
 
 from collections.abc import Mapping, Sequence
 
-from analytics.checks import Checks
+import msgspec
+
+from analytics.checks import Checks, SampleRatio
+from analytics.checks.pre_period import PRE_PERIOD_ALPHA
 from analytics.experiment import Experiment
 from analytics.report.schema import Comparison, Decision, MetricReport
 from analytics.report.words import arms_of, interval, number, percent, plural, signed
+from analytics.risks import comparison_p, risks_of
+from analytics.risks import established as established
 
 # The asymptotics need a sample; below this nothing is established, whatever `minimum_units` says.
 SMALLEST_SAMPLE = 30
 MOST_IN_SEVERAL_ARMS = 0.10
+HOURS_PER_WEEK = 168.0
 
 
 def decide(
@@ -36,7 +44,7 @@ def decide(
 ) -> Decision:
     """The recommendation. `units` exposed per arm; `hours` since the start; `weight_changes`: how often the weights moved;
     `warnings` are risks found elsewhere."""
-    risks = [*warnings, *_risks(experiment, metrics, checks, weight_changes)]
+    risks = [*warnings, *risks_of(experiment, metrics, checks, weight_changes, sum(units.values()))]
     primary = next((m for m in metrics if m.role == "primary"), None)
     if not checks.srm.ok:
         return Decision(action="invalid", arm=None, reason=_mismatch(checks), risks=risks)
@@ -65,7 +73,11 @@ def decide(
         )
     if primary is None or not primary.comparisons:
         return keep(f"The primary metric {experiment.primary!r} has no data yet.")
-    return _judge(experiment, primary, metrics, checks, sum(units.values()), risks)
+    decision = _judge(experiment, primary, metrics, checks, sum(units.values()), risks)
+    if decision.action == "ship" and hours < HOURS_PER_WEEK:
+        week = f"The experiment has run {hours / 24:.1f} days, not a whole week: people of other weekdays may like other things."
+        return msgspec.structs.replace(decision, risks=[*decision.risks, week])
+    return decision
 
 
 def _judge(
@@ -89,7 +101,7 @@ def _judge(
     worse = [c for c in primary.comparisons if sides[c.arm] == "worse"]
     if len(worse) == len(primary.comparisons):
         for comparison in worse:
-            doubt = _speed_doubt(primary, comparison, checks, slower=True)
+            doubt = _speed_doubt(primary, comparison, checks, slower=True) or _past_doubt(primary, comparison, checks, better=False)
             if doubt is not None:
                 return Decision(action="keep_running", arm=None, reason=doubt, risks=risks)
         worst = max(worse, key=lambda c: abs(c.difference.value or 0.0))
@@ -99,21 +111,6 @@ def _judge(
         reason = f"All {experiment.planned_units} planned units are in ({total}) and no gain is established. {_sentence(primary, best)}"
         return Decision(action="stop", arm=None, reason=reason, risks=risks)
     return Decision(action="keep_running", arm=None, reason=f"{_sentence(primary, best)} {_progress(total, experiment)}", risks=risks)
-
-
-def established(comparison: Comparison, direction: str) -> str | None:
-    """`better` or `worse` when always-valid interval, adjusted p-value and posterior all say so; None when not known yet."""
-    sequence = comparison.always_valid
-    if sequence is None or comparison.difference.value is None:
-        return None
-    intervals = [sequence.difference_ci, comparison.difference.ci]
-    if comparison.bayes is not None:
-        intervals.append(comparison.bayes.relative_ci)
-    up = all(low is not None and low > 0 for low, _ in intervals)
-    down = all(high is not None and high < 0 for _, high in intervals)
-    if not (up or down):
-        return None
-    return "better" if up == (direction == "up") else "worse"
 
 
 def _doubt(primary: MetricReport, comparison: Comparison, metrics: Sequence[MetricReport], checks: Checks) -> str | None:
@@ -129,7 +126,7 @@ def _doubt(primary: MetricReport, comparison: Comparison, metrics: Sequence[Metr
                     f"{_sentence(primary, comparison)} But guardrail {metric.metric} stands at {signed(value)} against a margin of "
                     f"{percent(metric.margin)}, not yet established either way."
                 )
-    return _speed_doubt(primary, comparison, checks, slower=False)
+    return _speed_doubt(primary, comparison, checks, slower=False) or _past_doubt(primary, comparison, checks, better=True)
 
 
 def _speed_doubt(primary: MetricReport, comparison: Comparison, checks: Checks, *, slower: bool) -> str | None:
@@ -140,6 +137,19 @@ def _speed_doubt(primary: MetricReport, comparison: Comparison, checks: Checks, 
     return (
         f"{_sentence(primary, comparison)} But it was served {abs(gap):.0f} ms {'slower' if slower else 'faster'} than {comparison.vs!r}, "
         "which could explain the effect: serve the arms alike, then judge."
+    )
+
+
+def _past_doubt(primary: MetricReport, comparison: Comparison, checks: Checks, *, better: bool) -> str | None:
+    """Units that did better before they met the arm may do better for reasons of their own."""
+    gap = checks.pre_period.differences.get(comparison.arm)
+    if gap is None or checks.pre_period.p_values[comparison.arm] >= PRE_PERIOD_ALPHA:
+        return None
+    if ((gap > 0) == (primary.direction == "up")) != better:
+        return None
+    return (
+        f"{_sentence(primary, comparison)} But its units did {'better' if better else 'worse'} already in the "
+        f"{checks.pre_period.days:g} days before exposure, which could explain the effect: find out why the arms differed."
     )
 
 
@@ -164,11 +174,6 @@ def _sentence(metric: MetricReport, comparison: Comparison) -> str:
     )
 
 
-def comparison_p(p: float) -> str:
-    """A p-value for a sentence."""
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
-
-
 def _breach(metric: MetricReport, comparison: Comparison) -> str:
     change = signed(comparison.relative.value) if comparison.relative.value is not None else f"{comparison.difference.value or 0.0:+.4g}"
     return (
@@ -182,11 +187,17 @@ def _mismatch(checks: Checks) -> str:
     srm = checks.srm
     found = ", ".join(f"{arm!r} {n} of {srm.expected[arm]:.0f} expected" for arm, n in srm.units.items())
     stray = f"; {srm.stray_units} units got an arm of weight 0" if srm.stray_units else ""
-    p = "" if srm.p_value is None else f", chi-square p = {comparison_p(srm.p_value)}"
+    p = "" if srm.p_value is None else f", chi-square p = {_tiny_p(srm)}"
     return (
         f"The arms do not hold the units that their weights promise: {found}{stray} (e-value {srm.e_value:.3g}{p}). "
         "Find the cause; no number here can be trusted."
     )
+
+
+def _tiny_p(srm: SampleRatio) -> str:
+    """As a power of ten where a double holds no digits of it."""
+    far = srm.log10_p_value is not None and srm.log10_p_value < -300
+    return f"10^{srm.log10_p_value:.0f}" if far else comparison_p(srm.p_value or 0.0)
 
 
 def _large_enough(comparison: Comparison, metric: MetricReport) -> bool:
@@ -200,27 +211,3 @@ def _mean(metric: MetricReport, arm: str) -> float:
 
 def _progress(total: int, experiment: Experiment) -> str:
     return f"{total} of {experiment.planned_units} planned units are in; keep running."
-
-
-def _risks(experiment: Experiment, metrics: Sequence[MetricReport], checks: Checks, weight_changes: int) -> list[str]:
-    risks = list(checks.exposure.problems)
-    gap = checks.latency_gap
-    if gap.felt:
-        risks.append(f"{arms_of(gap.felt)} served at another speed than the control (up to {gap.ms or 0.0:+.0f} ms on average).")
-    if checks.bots.flagged_share > 0.05:
-        fate = "counted here all the same" if checks.bots.counted else "left out"
-        risks.append(f"{checks.bots.flagged_share:.0%} of the events are flagged as suspicious and {fate}.")
-    if checks.exposure.generations_without_exposure:
-        risks.append(f"{plural(checks.exposure.generations_without_exposure, 'generation')} came without an exposure.")
-    if weight_changes:
-        risks.append(
-            f"The weights changed {plural(weight_changes, 'time')}: arms hold units of different days, and a trend in the metric can "
-            "look like an effect."
-        )
-    if checks.srm.p_value is not None and checks.srm.p_value < 0.001 and checks.srm.ok:
-        risks.append(f"Sample ratio: chi-square p = {comparison_p(checks.srm.p_value)}, e-value {checks.srm.e_value:.3g}; watch it.")
-    for metric in metrics:
-        unknown = [c.arm for c in metric.comparisons if metric.role == "guardrail" and c.ok is None]
-        if unknown:
-            risks.append(f"Guardrail {metric.metric} is not yet shown to hold for {arms_of(unknown)}.")
-    return risks
