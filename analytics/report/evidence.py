@@ -67,7 +67,7 @@ def bayes(contrast: Contrast, p_value: float, direction: str, alpha: float) -> B
         return None
     lift, se = contrast.difference / abs(contrast.control), contrast.relative_se
     signed = min(normal_statistic(p_value), abs(contrast.statistic()))
-    cautious = abs(lift) / signed if lift and signed > 1e-9 else contrast.se / abs(contrast.control)
+    cautious = abs(lift) / max(signed, 1e-9) if lift else contrast.se / abs(contrast.control)
     if se is None or not 0 < se < math.inf or _claims(lift, se, alpha) > (p_value <= alpha):
         se = cautious
     if not (0 < se < math.inf and math.isfinite(lift)):
