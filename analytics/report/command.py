@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     as_of = parse_time(arguments.as_of) if arguments.as_of else None
     settings = analytics_settings(Document.read(Path(arguments.config) if arguments.config else None))
     with open_readable(settings) as warehouse:
-        _catch_up(settings, warehouse)
+        catch_up(settings, warehouse)
         experiment = find(arguments.experiment, settings.experiments, warehouse)
         report = report_now(warehouse, arguments.experiment, experiment, settings.metrics, as_of, flagged=arguments.with_flagged)
     text = render(report, arguments.format)
@@ -74,7 +74,7 @@ def parse_time(text: str) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _catch_up(settings: AnalyticsSettings, warehouse: Warehouse) -> None:
+def catch_up(settings: AnalyticsSettings, warehouse: Warehouse) -> None:
     """Events may wait in a local log that no running sink reads. Never drain into a copy: the log may forget what was drained."""
     if parse_address(settings.warehouse.url, os.environ).shown != warehouse.shown:
         print("the warehouse is held by a running gateway: read from the event log instead", file=sys.stderr)
