@@ -11,6 +11,7 @@ from analytics.experiment import Experiment, Guardrail, Metric
 from analytics.facts import Slice, WeightPeriod
 from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import compare_family
+from analytics.report.e_values import with_e_bh
 from analytics.report.question import Question, Rules
 from analytics.report.schema import Breakdown, Comparison, MetricReport
 
@@ -58,7 +59,7 @@ def compare(statistics: AnalysisStatistics) -> list[MetricReport]:
         questions = [_question(statistics.metrics[i], statistics.asked[i]) for i in places]
         if questions:
             found.update(zip(places, compare_family(questions, statistics.arms, statistics.control, statistics.rules), strict=True))
-    return [_shown(found[i], statistics) for i in sorted(found)]
+    return [_shown(metric, statistics) for metric in with_e_bh([found[i] for i in sorted(found)], statistics.rules.alpha)]
 
 
 def sample_ratio_of(statistics: AnalysisStatistics) -> SampleRatio | None:

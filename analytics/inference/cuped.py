@@ -21,38 +21,12 @@ Floats = NDArray[np.float64]
 ROUNDING = 1e-12
 
 
-class CovariateMoments(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm: outcome y and covariate x per unit; m2 are centred sums of squares, `comoment` that of products.
-
-    For a ratio, y is the linearised unit R + (y - R d)/mean(d), whose mean is the ratio R of the arm.
-    """
-
-    n: int
-    mean: float
-    m2: float
-    covariate_mean: float
-    covariate_m2: float
-    comoment: float
-
-
 class Adjusted(msgspec.Struct, frozen=True):
     """The adjusted comparison, theta per covariate, and the share of the difference's variance that went."""
 
     contrast: LinearContrast
     theta: tuple[float, ...]
     variance_reduction: float
-
-
-def as_joint(moments: CovariateMoments) -> Joint:
-    """The same arm as joint moments of outcome and one covariate."""
-    m = moments
-    return Joint(
-        n=m.n,
-        means=(m.mean, m.covariate_mean),
-        products=((m.m2, m.comoment), (m.comoment, m.covariate_m2)),
-        covariates=("covariate",),
-        ratios=(False,),
-    )
 
 
 def adjusted_contrast(pairs: Sequence[Pair], *, shares_given: bool = True) -> Adjusted | None:

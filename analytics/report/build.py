@@ -12,9 +12,9 @@ from analytics.decision import decide
 from analytics.events import utc_now
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
-from analytics.inference.cuped import CovariateMoments
 from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import Question, compare_family, finite
+from analytics.report.e_values import with_e_bh
 from analytics.report.flagged import flagged_check, rules
 from analytics.report.notes import method_notes
 from analytics.report.novelty import novelty
@@ -52,13 +52,11 @@ def build_report(
     metrics: Mapping[str, Metric],
     facts: ExperimentFacts,
     as_of: datetime,
-    covariates: Mapping[str, Mapping[str, CovariateMoments]] | None = None,
 ) -> Report:
-    """The report of `experiment`. `metrics` defines at least those that it names (built-in ones need none);
-    `covariates[metric][arm]` turns on CUPED for a metric. Raises KeyError for a metric that is not defined."""
-    covariates = covariates or {}
+    """The report of `experiment`. `metrics` defines at least those that it names (built-in ones need none). Raises KeyError for
+    a metric that is not defined."""
     used = {key: BUILT_IN[key] if key in BUILT_IN else metrics[key] for key in _names(experiment)}
-    compared = _compare(experiment, used, facts, covariates)
+    compared = _compare(experiment, used, facts)
     hours = (as_of - facts.started_at).total_seconds() / 3600 if facts.started_at else 0.0
     basic = check(facts, list(experiment.arms), experiment.control, experiment.alpha)
     flagged = flagged_check(experiment, used, facts, basic.srm, compared)
@@ -88,16 +86,14 @@ def build_report(
         breakdowns=sliced,
         path=path(experiment, primary, facts.cohorts, facts.periods, asked),
         novelty=novelty(experiment, primary, facts.ages, asked),
-        sufficient_statistics=SufficientStatistics(
-            experiment=experiment, metrics=used, facts=facts, covariates={key: dict(value) for key, value in covariates.items()}
-        ),
+        sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts),
     )
 
 
 def rebuild(report: Report) -> Report:
     """The report again, from nothing but its own `sufficient_statistics`: equal to it, bit for bit."""
     given = report.sufficient_statistics
-    return build_report(report.experiment, given.experiment, given.metrics, given.facts, report.as_of, given.covariates)
+    return build_report(report.experiment, given.experiment, given.metrics, given.facts, report.as_of)
 
 
 def weight_changes(periods: list[WeightPeriod]) -> int:
@@ -110,9 +106,7 @@ def _names(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys((experiment.primary, *experiment.secondary, *experiment.guardrails)))
 
 
-def _compare(
-    experiment: Experiment, metrics: Mapping[str, Metric], facts: ExperimentFacts, covariates: Mapping[str, Mapping[str, CovariateMoments]]
-) -> list[MetricReport]:
+def _compare(experiment: Experiment, metrics: Mapping[str, Metric], facts: ExperimentFacts) -> list[MetricReport]:
     families: list[tuple[Role, list[str]]] = [
         ("primary", [experiment.primary]),
         ("secondary", list(experiment.secondary)),
@@ -130,7 +124,6 @@ def _compare(
                 direction=guardrail.direction if guardrail else metrics[key].direction,
                 facts=facts.metrics.get(key, {}),
                 guardrail=guardrail,
-                covariates=covariates.get(key),
                 joint=facts.joint.get(key),
                 periods=facts.by_period.get(key, ()),
                 strata=list(facts.by_stratum.get(key, {}).values()),
@@ -141,7 +134,7 @@ def _compare(
             questions.append(question)
         if questions:
             compared += compare_family(questions, list(experiment.arms), experiment.control, rules(experiment))
-    return compared
+    return with_e_bh(compared, experiment.alpha)
 
 
 def _arm(name: str, facts: ArmFacts | None, weight: float, control: bool) -> ArmReport:

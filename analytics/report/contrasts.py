@@ -7,7 +7,7 @@ import msgspec
 
 from analytics.facts import Joint, Moments, QuantileFacts
 from analytics.inference.contrast import Contrast
-from analytics.inference.cuped import Adjusted, adjusted_contrast, as_joint
+from analytics.inference.cuped import Adjusted, adjusted_contrast
 from analytics.inference.exact import SMALLEST_EXPECTED, exact_contrast
 from analytics.inference.lin import lin_contrast, regressed
 from analytics.inference.mean import mean_contrast
@@ -81,8 +81,6 @@ def _adjusted(question: Question, arm: str, control: str) -> Found | None:
             names = question.regressed[control].covariates
             return Found(rows.contrast, _lin_method(len(question.regressed[control].coefficients), names, "HC2"), rows.variance_reduction)
     pair = _pair(question.joint, arm, control)
-    if pair is None and question.covariates and control in question.covariates and arm in question.covariates:
-        pair = as_joint(question.covariates[control]), as_joint(question.covariates[arm])
     if pair is None or not pair[0].covariates:
         return None
     if len(pair[0].covariates) > 1:

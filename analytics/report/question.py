@@ -7,7 +7,6 @@ import msgspec
 
 from analytics.experiment import Guardrail
 from analytics.facts import Joint, Moments, QuantileFacts, Regressed
-from analytics.inference.cuped import CovariateMoments
 from analytics.report.schema import Role
 
 Facts = Moments | QuantileFacts
@@ -38,7 +37,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     direction: Literal["up", "down"]
     facts: Mapping[str, Facts]
     guardrail: Guardrail | None = None
-    covariates: Mapping[str, CovariateMoments] | None = None
     joint: Mapping[str, Joint] | None = None
     regressed: Mapping[str, Regressed] | None = None
     periods: Sequence[Mapping[str, Joint]] = ()

@@ -9,7 +9,6 @@ from analytics.checks import Checks, SampleRatio
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
 from analytics.inference.contrast import Interval
-from analytics.inference.cuped import CovariateMoments
 
 Role = Literal["primary", "secondary", "guardrail"]
 Action = Literal["keep_running", "ship", "stop", "rollback", "invalid"]
@@ -236,7 +235,6 @@ class SufficientStatistics(msgspec.Struct, frozen=True, kw_only=True):
     experiment: Experiment
     metrics: dict[str, Metric]
     facts: ExperimentFacts
-    covariates: dict[str, dict[str, CovariateMoments]] = msgspec.field(default_factory=dict)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
