@@ -39,10 +39,27 @@ class Posterior(msgspec.Struct, frozen=True):
 
 
 def posterior(lift: float, se: float, prior_mean: float = 0.0, prior_sd: float = PRIOR_SD) -> Posterior:
-    """Posterior of a lift measured with standard error `se` > 0 under a normal prior."""
+    """Posterior of a lift measured with standard error `se` > 0 under a normal prior; an infinite `prior_sd` is a flat one.
+
+    Raises ValueError where `se` or `prior_sd` is not above 0 (or `se` infinite).
+    """
+    if not (0 < se < math.inf and prior_sd > 0):
+        raise ValueError(f"se = {se}, prior_sd = {prior_sd}: a posterior needs a finite se and both above 0")
+    if math.isinf(prior_sd):
+        return Posterior(lift, se)
     # By hypot, so that a tiny or huge se neither over- nor underflows.
     cosine = prior_sd / math.hypot(se, prior_sd)
     return Posterior(cosine**2 * lift + (1 - cosine**2) * prior_mean, se * cosine)
+
+
+def relative_prior(mean: float, sd: float, control: float) -> tuple[float, float]:
+    """A prior on the difference (in the metric's unit) as one on the lift (arm - control)/|control|: both over |control|.
+
+    Raises ValueError where the control's mean is 0: then there is no lift.
+    """
+    if not (math.isfinite(control) and control):
+        raise ValueError(f"control = {control}: a lift needs a control mean other than 0; use the prior on the difference")
+    return (mean / abs(control), sd / abs(control))
 
 
 def _density(z: float) -> float:

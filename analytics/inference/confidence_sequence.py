@@ -6,6 +6,9 @@ Critical values are in standard errors, so they take the place of a z or t quant
 """
 
 import math
+from collections.abc import Iterable
+
+from analytics.inference.contrast import Interval
 
 # JSON has no infinity and doubles end near 1e308: larger evidence is shown as this much.
 LARGEST_E = 1e300
@@ -24,29 +27,53 @@ def tightness(alpha: float, planned_units: float) -> float:
 
 
 def two_sided_critical(units: int, alpha: float, planned_units: float) -> float:
-    """How many standard errors the interval reaches to each side, with `units` in both arms together."""
+    """How many standard errors the interval reaches to each side, with `units` in both arms together; infinite at 0 units."""
     weight = units * tightness(alpha, planned_units)
-    return math.sqrt(2 * (weight + 1) / weight * (math.log1p(weight) / 2 - math.log(alpha)))
+    if not weight > 0:
+        return math.inf
+    return math.sqrt(2 * (1 + 1 / weight) * (math.log1p(weight) / 2 - math.log(alpha)))
 
 
 def e_value(statistic: float, units: int, alpha: float, planned_units: float) -> float:
     """Evidence against "no change"; >= 1/alpha exactly when the two-sided interval excludes 0. At most `LARGEST_E`."""
     weight = units * tightness(alpha, planned_units)
-    log = weight * statistic * statistic / (2 * (weight + 1)) - math.log1p(weight) / 2
+    if not weight > 0:
+        return 1.0
+    log = statistic * statistic / (2 * (1 + 1 / weight)) - math.log1p(weight) / 2
     return math.exp(log) if log < math.log(LARGEST_E) else LARGEST_E
 
 
 def one_sided_critical(units: int, alpha: float, planned_units: float) -> float:
-    """How many standard errors a one-sided bound lies from the estimate."""
+    """How many standard errors a one-sided bound lies from the estimate, 0 < `alpha` < 1/2; infinite at 0 units."""
     weight = units * tightness(2 * alpha, planned_units)
-    return math.sqrt(2 * (weight + 1) / weight * math.log1p(math.sqrt(weight + 1) / (2 * alpha)))
+    if not weight > 0:
+        return math.inf
+    # ln(1 + sqrt(1 + weight)/(2 alpha)), where the fraction may overflow.
+    log = math.log1p(weight) / 2 - math.log(2 * alpha)
+    return math.sqrt(2 * (1 + 1 / weight) * (log + math.log1p(math.exp(-log))))
 
 
 def one_sided_p(statistic: float, units: int, alpha: float, planned_units: float) -> float:
     """Always-valid p of "not above 0"; <= alpha exactly when the lower bound exceeds 0."""
-    if statistic <= 0:
-        return 1.0
     weight = units * tightness(2 * alpha, planned_units)
-    exponent = weight * statistic * statistic / (2 * (weight + 1))
+    if not (statistic > 0 and weight > 0):
+        return 1.0
+    exponent = statistic * statistic / (2 * (1 + 1 / weight))
+    if exponent == 0:
+        return 1.0
     # sqrt(1 + weight)/(2 (e^x - 1)), in the form that neither overflows nor cancels.
-    return min(1.0, math.sqrt(weight + 1) / 2 * math.exp(-exponent) / -math.expm1(-exponent)) if exponent > 0 else 1.0
+    log = math.log1p(weight) / 2 - math.log(2) - exponent - math.log(-math.expm1(-exponent))
+    return math.exp(min(0.0, log))
+
+
+def intersect(looks: Iterable[Interval]) -> Interval | None:
+    """What all looks of one sequence agree on; as valid as each of them. None where they contradict each other, which one
+    constant effect does with probability < alpha: report drift. An end that is None does not bound."""
+    lows, highs = [-math.inf], [math.inf]
+    for low, high in looks:
+        lows.append(-math.inf if low is None else low)
+        highs.append(math.inf if high is None else high)
+    low, high = max(lows), min(highs)
+    if low > high:
+        return None
+    return (low if low > -math.inf else None, high if high < math.inf else None)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
 from analytics.inference import confidence_sequence as cs
-from analytics.inference.bayes import posterior
+from analytics.inference.bayes import posterior, relative_prior
 from analytics.inference.contrast import independent
 from analytics.inference.multiplicity import holm
 from analytics.inference.noninferiority import margin_ratio, worse_than_margin
@@ -71,6 +71,36 @@ def test_sequence_covers_at_every_look():
     assert (z > 1.96).any(axis=1).mean() > 0.25
 
 
+def test_nothing_overflows():
+    """Evidence of any size is a number, and unit counts from none to 1e18 have a critical value."""
+    for statistic in (0.0, 5e-324, 1e-160, 38.0, 1e155, 1e308, math.inf):
+        for units in (0, 1, 10**18):
+            for alpha in (1e-300, 0.05, 0.4999):
+                assert 0 <= cs.e_value(statistic, units, alpha, 5000) <= cs.LARGEST_E
+                assert 0 <= cs.one_sided_p(statistic, units, alpha, 5000) <= 1
+                assert 0 <= cs.one_sided_p(-statistic, units, alpha, 5000) <= 1
+                assert cs.two_sided_critical(units, alpha, 5000) > 0 and cs.one_sided_critical(units, alpha, 5000) > 0
+    assert cs.two_sided_critical(0, 0.05, 5000) == cs.one_sided_critical(0, 0.05, 5000) == math.inf
+    assert cs.e_value(1e9, 0, 0.05, 5000) == 1.0
+
+
+def test_one_sided_p_is_not_cut_off():
+    """gbstats clamps its one-sided p to [1e-5, .4999] (notes 3.2); here sqrt(kap)/(2 (e^q - 1)) at z = 20."""
+    weight = 5000 * cs.tightness(0.1, 5000)
+    q = weight * 400 / (2 * (weight + 1))
+    assert cs.one_sided_p(20.0, 5000, 0.05, 5000) == pytest.approx(math.sqrt(weight + 1) / (2 * math.expm1(q)), rel=1e-12)
+    assert 0 < cs.one_sided_p(20.0, 5000, 0.05, 5000) < 1e-60
+    assert cs.one_sided_p(0.01, 5000, 0.05, 5000) == 1.0
+
+
+def test_looks_agree_or_tell_of_drift():
+    assert cs.intersect([(-1.0, 3.0), (0.5, 4.0), (-2.0, 2.5)]) == (0.5, 2.5)
+    assert cs.intersect([(None, None), (0.5, None), (None, 2.0)]) == (0.5, 2.0)
+    assert cs.intersect([]) == (None, None)
+    assert cs.intersect([(0.0, 1.0), (1.5, 2.0)]) is None
+    assert cs.intersect([(0.0, 1.0), (1.0, 2.0)]) == (1.0, 1.0)
+
+
 def test_posterior_by_quadrature():
     post = posterior(0.08, 0.05)
     precision = 1 / 0.05**2 + 1 / 0.3**2
@@ -81,6 +111,28 @@ def test_posterior_by_quadrature():
     assert post.loss_if_negative == pytest.approx(quad(lambda u: -u * density(u), -2, 0)[0], rel=1e-7)
     assert post.loss_if_positive == pytest.approx(quad(lambda u: u * density(u), 0, 2)[0], rel=1e-7)
     assert post.interval(0.05) == pytest.approx(norm(post.mean, post.sd).interval(0.95), rel=1e-12)
+
+
+def test_flat_prior_is_the_likelihood():
+    flat = posterior(0.08, 0.05, prior_sd=math.inf)
+    assert (flat.mean, flat.sd) == (0.08, 0.05)
+    assert flat.interval(0.05) == pytest.approx((0.08 - 1.959964 * 0.05, 0.08 + 1.959964 * 0.05), abs=1e-6)
+    with pytest.raises(ValueError, match="se = 0"):
+        posterior(0.1, 0.0)
+
+
+@pytest.mark.parametrize("control", [4.0, -4.0, 250.0])
+def test_prior_on_the_difference_says_the_same_of_the_lift(control):
+    """gbstats never rescales an absolute prior on a relative effect (notes 3.2): the posterior of the lift has to be that of the
+    difference over |control|."""
+    difference, se = 0.3, 0.2
+    absolute = posterior(difference, se, 0.1, 0.5)
+    mean, sd = relative_prior(0.1, 0.5, control)
+    relative = posterior(difference / abs(control), se / abs(control), mean, sd)
+    assert (relative.mean, relative.sd) == pytest.approx((absolute.mean / abs(control), absolute.sd / abs(control)), rel=1e-12)
+    assert relative.prob_positive == pytest.approx(absolute.prob_positive, rel=1e-12)
+    with pytest.raises(ValueError, match="control = 0"):
+        relative_prior(0.1, 0.5, 0.0)
 
 
 @settings(max_examples=60, deadline=None)
