@@ -43,11 +43,9 @@ class Cells:
         units = values.shape[1]
         mean = values.mean(axis=1)
         values -= mean[:, None]
-        # What rounding left of the mean goes too: it would otherwise count once per unit.
-        rest = values.mean(axis=1)
         old, total = self.n[cell], self.n[cell] + units
-        apart = mean + rest - self.mean[cell]
-        self.products[cell] += values @ values.T - units * np.outer(rest, rest) + np.outer(apart, apart) * (old * units / total)
+        apart = mean - self.mean[cell]
+        self.products[cell] += values @ values.T + np.outer(apart, apart) * (old * units / total)
         self.mean[cell] += apart * (units / total)
         self.n[cell] = total
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -98,9 +99,9 @@ class Table:
             self._not_a_number(name, values, start)
         try:
             cast = values if pa.types.is_float64(values.type) else values.cast(pa.float64(), safe=False)
-            result = np.asarray(cast.to_numpy(zero_copy_only=False), dtype=np.float64)
-        except (pa.ArrowException, ValueError):
+        except pa.ArrowException:
             raise TableError(f"{self.path}: column {name!r} holds {values.type}, not numbers") from None
+        result: Floats = _array(cast, np.nan)
         with np.errstate(over="ignore", invalid="ignore"):
             square = float(result @ result)
         if square < LARGEST:
@@ -123,18 +124,18 @@ class Table:
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.chunk(0)
         try:
-            names = [str(value) for value in encoded.dictionary.cast(pa.string()).to_pylist()]
+            names = [value or "" for value in encoded.dictionary.cast(pa.string()).to_pylist()]
         except pa.ArrowException:
             raise TableError(f"{self.path}: column {name!r} holds {column.type.value_type}, which names nothing") from None
-        indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        indices = _array(encoded.indices, -1)
         floating = pa.types.is_floating(encoded.dictionary.type)
-        nameless = [i for i, value in enumerate(names) if not value.strip() or (floating and value == "nan") or value == "None"]
+        nameless = [i for i, value in enumerate(names) if not value.strip() or (floating and value == "nan")]
         empty = np.isin(indices, [-1, *nameless]) if encoded.null_count or nameless else np.zeros(0, dtype=bool)
         if empty.any():
             row = int(np.argmax(empty))
             raise TableError(f"{self.path}: row {row + self._first_row} of column {name!r} is empty; name it or leave the row out")
         used = np.flatnonzero(np.bincount(indices, minlength=len(names)))
-        order = sorted(used, key=lambda i: names[i])
+        order = sorted(used.tolist(), key=lambda i: names[i])
         place = np.zeros(len(names), dtype=np.int64)
         place[order] = np.arange(len(order))
         return Labels([names[i] for i in order], place[indices])
@@ -164,6 +165,15 @@ class Table:
             except ValueError:
                 place = start + row + self._first_row
                 raise TableError(f"{self.path}: row {place} of column {name!r} is {value!r}, which is no number") from None
+
+
+def _array(values: pa.Array, missing: float) -> NDArray[Any]:
+    """The numbers of an Arrow array, without a copy where none is missing. (`Array.to_numpy` would load pandas, for a second.)"""
+    if not values.null_count:
+        return np.from_dlpack(values)
+    bare = pa.Array.from_buffers(values.type, len(values), [None, values.buffers()[1]], offset=values.offset)
+    holes = np.from_dlpack(values.is_null().cast(pa.uint8()))
+    return np.where(holes > 0, missing, np.from_dlpack(bare)).astype(np.from_dlpack(bare).dtype)
 
 
 def _header(path: Path) -> list[str]:
