@@ -100,7 +100,10 @@ class LinearContrast(msgspec.Struct, frozen=True, kw_only=True):
 
     def statistic(self, ratio: float = 1.0) -> float:
         """(treated - ratio x control) over its standard error."""
-        return (self.difference - (ratio - 1) * self.control) / self._deviation(ratio - 1)
+        apart, deviation = self.difference - (ratio - 1) * self.control, self._deviation(ratio - 1)
+        if deviation > 0:
+            return apart / deviation
+        return math.copysign(math.inf, apart) if apart else 0.0
 
     def difference_interval(self, critical: float) -> Interval:
         """difference ± critical x se."""

@@ -19,6 +19,15 @@ def worse_than_margin(contrast: Contrast, margin: float, better: Literal["up", "
     return True if worse > critical else False if worse < -critical else None
 
 
+def margin_remark(control: float, margin: float) -> str:
+    """What a relative margin comes to where the control's mean is 0 or below; else empty."""
+    if control > 0:
+        return ""
+    if control == 0:
+        return f"a margin of {margin:.0%} of a control of 0 allows nothing: any loss that is established breaks it"
+    return f"the margin is {margin:.0%} of the control's absolute mean, which is below 0"
+
+
 def margin_ratio(control: float, margin: float, better: Literal["up", "down"]) -> float:
     """The ratio treated/control that lies just at the margin; a control below 0 gets worse in the other direction."""
     upwards = (better == "down") == (control >= 0)

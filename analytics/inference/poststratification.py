@@ -15,6 +15,7 @@ from analytics.facts import Joint
 
 Floats = NDArray[np.float64]
 Pair = tuple[Joint, Joint]
+SMALL_CELL = 30
 
 
 class Means(msgspec.Struct, frozen=True):
@@ -26,21 +27,33 @@ class Means(msgspec.Struct, frozen=True):
 
 
 def stratified_means(pairs: Sequence[Pair], *, shares_given: bool) -> Means:
-    """From (control, treated) of every stratum, each arm with at least 2 units; one stratum is the plain comparison."""
+    """From (control, treated) of every stratum, each arm with at least 2 units; one stratum is the plain comparison.
+
+    Periods (shares given) begin with a small weight: there an arm of fewer than 30 units is given the arm's variance within all
+    periods, since its own may be 0 by chance and the period's share is not.
+    """
     units = sum(a.n + b.n for a, b in pairs)
     width = len(pairs[0][0].means)
     rows = np.array([(*a.means, *b.means) for a, b in pairs], dtype=np.float64)
     shares = np.array([(a.n + b.n) / units for a, b in pairs])
     covariance = np.zeros((2 * width, 2 * width))
+    within = [_within([pair[k] for pair in pairs]) for k in (0, 1)]
     for share, (a, b) in zip(shares, pairs, strict=True):
-        for offset, arm in ((0, a), (width, b)):
-            part = np.asarray(arm.products, dtype=np.float64) / (arm.n - 1) / arm.n
+        for offset, arm, typical in ((0, a, within[0]), (width, b, within[1])):
+            borrows = shares_given and len(pairs) > 1 and arm.n < SMALL_CELL
+            part = (typical if borrows else np.asarray(arm.products, dtype=np.float64) / (arm.n - 1)) / arm.n
             covariance[offset : offset + width, offset : offset + width] += share**2 * part
     values = shares @ rows if len(pairs) > 1 else rows[0]
     if not shares_given:
         apart = rows - values
         covariance += (apart * shares[:, None]).T @ apart / units
     return Means(values, covariance, units)
+
+
+def _within(parts: Sequence[Joint]) -> Floats:
+    """Covariance per unit [k, k] within the strata of one arm."""
+    products: Floats = np.sum([np.asarray(part.products, dtype=np.float64) for part in parts], axis=0)
+    return products / sum(part.n - 1 for part in parts)
 
 
 def pooled(parts: Sequence[Joint]) -> Joint:

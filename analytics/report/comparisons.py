@@ -12,7 +12,7 @@ from analytics.inference.intervals import difference_shown, lift_shown
 from analytics.inference.intervals import finite as finite_interval
 from analytics.inference.mean import mean_variance
 from analytics.inference.multiplicity import Adjusted, correct
-from analytics.inference.noninferiority import worse_than_margin
+from analytics.inference.noninferiority import margin_remark, worse_than_margin
 from analytics.inference.quantile import quantile_variance
 from analytics.inference.ratio import ratio_value, ratio_variance
 from analytics.inference.tails import two_sided_p
@@ -118,6 +118,7 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
     critical = critical_values(contrast, level.alpha)
     difference, lift = difference_shown(contrast, critical), lift_shown(contrast, critical, rules.lift)
     value = _lift(contrast)
+    remark = margin_remark(contrast.control, question.guardrail.margin) if question.guardrail else ""
     share = rules.alpha / family
     sequence = always_valid(contrast, one.p_value, rules.alpha, family, rules.planned_units, rules.lift)
     return Comparison(
@@ -131,7 +132,7 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
         bayes=bayes(contrast, one.p_value, question.direction, level.alpha),
         df=contrast.lift_df,
         variance_reduction=one.found.variance_reduction,
-        method="; ".join(filter(None, (one.found.method, difference.method, lift.method if lift.interval == UNBOUNDED else ""))),
+        method="; ".join(filter(None, (one.found.method, difference.method, lift.method if lift.interval == UNBOUNDED else "", remark))),
         ci_level=1 - level.alpha,
         ok=_holds(question, contrast, lift.interval, family, rules),
         lift_method=lift.method,
