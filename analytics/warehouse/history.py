@@ -126,18 +126,20 @@ def _joined(columns: Columns) -> str:
 def _moments(warehouse: Warehouse, stretch: _Stretch, columns: Columns) -> tuple[Moments | None, Joint | None]:
     parameters = {**stretch.parameters, **columns.parameters, "kinds": list(columns.kinds)}
     numbers = list(columns.numbers)
-    per_unit = f"SELECT v.unit AS unit, {{}} FROM {_joined(columns)} GROUP BY v.unit"
+    joined = _joined(columns)
     if columns.cap is not None:
         bound: float | str = columns.cap
         if isinstance(bound, str):
-            sql = f"SELECT quantileExactInclusive({float(bound[1:]) / 100!r})(x) FROM ({per_unit.format(f'{numbers[0]} AS x')})"
+            level = float(bound[1:]) / 100
+            sql = f"SELECT quantileExactInclusive({level!r})(x) FROM (SELECT {numbers[0]} AS x FROM {joined} GROUP BY v.unit)"
             bound = float(warehouse.query(sql, parameters)[0][0])
         numbers[0] = f"least({numbers[0]}, {bound!r})"
     k = len(numbers)
     pairs = [(i, j) for i in range(k) for j in range(i, k)]
     outer = [*(f"sumKahan(x{i}) / count()" for i in range(k)), *(f"covarPopStable(x{i}, x{j}) * count()" for i, j in pairs)]
-    inner = per_unit.format(", ".join(f"toFloat64({number}) AS x{i}" for i, number in enumerate(numbers)))
-    ((n, *found),) = warehouse.query(f"SELECT count(), {', '.join(outer)} FROM ({inner})", parameters)
+    inner = ", ".join(f"toFloat64({number}) AS x{i}" for i, number in enumerate(numbers))
+    sql = f"SELECT count(), {', '.join(outer)} FROM (SELECT {inner} FROM {joined} GROUP BY v.unit)"
+    ((n, *found),) = warehouse.query(sql, parameters)
     if not n:
         return None, None
     means = tuple(float(mean) for mean in found[:k])
