@@ -7,10 +7,11 @@ posterior distribution functions and f the density.
 import math
 
 import numpy as np
-from scipy.special import betainc, betaincc, betainccinv, betaincinv
+from scipy.special import betainc
 
-# Panels of the quadrature end at these tail probabilities of both posteriors; beyond the last nothing is left to add.
-TAILS = 10.0 ** -np.array([0.3, 1, 2.5, 5, 9, 15, 25, 60])
+# In the angle asin(sqrt(u)) every posterior has about the standard deviation 1/(2 sqrt(n)), whatever its mean: the quadrature's
+# panels end at so many of these around both peaks. Beyond them lies less than rounding.
+SPREADS = np.arange(-10.0, 10.1, 2.5)
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 Array = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -30,34 +31,38 @@ def compare(x_a: int, n_a: int, x_b: int, n_b: int, prior: float = 1.0) -> tuple
     if sum(a) + sum(b) < 2 * (a[0] + b[0]):
         # Near 1 a proportion has few digits left: there its complement is compared, with the arms changing places.
         a, b = b[::-1], a[::-1]
-    angle, weight = _points(a, b)
+    peaks = _peak(a), _peak(b)
+    angle, weight = _points((peaks[0], sum(a)), (peaks[1], sum(b)))
     u = np.sin(angle) ** 2
-    below_a, above_a, below_b, above_b = betainc(*a, u), betaincc(*a, u), betainc(*b, u), betaincc(*b, u)
+    below_a, below_b = betainc(*a, u), betainc(*b, u)
     # du = sin(2 angle) d angle.
-    step = weight * np.sin(2 * angle)
-    density = _density(b, angle) * weight
+    step, density = weight * np.sin(2 * angle), weight * _density(b, peaks[1], angle)
     better = float(density @ below_a / density.sum())
-    return (min(1.0, better), float(step @ (below_b * above_a)), float(step @ (below_a * above_b)))
+    return (min(1.0, better), float(step @ (below_b * (1 - below_a))), float(step @ (below_a * (1 - below_b))))
 
 
-def _points(a: tuple[float, float], b: tuple[float, float]) -> tuple[Array, Array]:
-    """Gauss-Legendre points and weights in the angle asin(sqrt(u)), in which Jeffreys' prior has no singularity."""
-    quantiles = [betaincinv(*a, TAILS), betainccinv(*a, TAILS), betaincinv(*b, TAILS), betainccinv(*b, TAILS)]
-    found = np.concatenate(quantiles)
-    # Far out scipy's inverse may have no answer for a shape: its panel then joins the next.
-    edges = np.arcsin(np.sqrt(np.unique(np.clip(found[np.isfinite(found)], 0, 1))))
+def _peak(shape: tuple[float, float]) -> float:
+    """Where the density in the angle is highest."""
+    return math.atan2(math.sqrt(shape[0] - 0.5), math.sqrt(shape[1] - 0.5)) if sum(shape) > 1 else math.pi / 4
+
+
+def _points(*arms: tuple[float, float]) -> tuple[Array, Array]:
+    """Gauss-Legendre points and weights in the angle, around the peak of each arm, given with its number of observations."""
+    edges = np.unique(np.clip(np.concatenate([peak + SPREADS / (2 * math.sqrt(count)) for peak, count in arms]), 0, math.pi / 2))
     half = np.diff(edges)[:, None] / 2
     return (edges[:-1, None] + half * (NODES + 1)).ravel(), (half * WEIGHTS).ravel()
 
 
-def _density(shape: tuple[float, float], angle: Array) -> Array:
+def _density(shape: tuple[float, float], peak: float, angle: Array) -> Array:
     """The posterior's density in the angle, up to a constant: as a distance from its peak, so that 1e8 units do not cancel."""
     alpha, beta = shape
-    peak = math.atan2(math.sqrt(alpha - 0.5), math.sqrt(beta - 0.5)) if min(alpha, beta) > 0.5 else math.pi / 4
     half, middle = 2 * np.sin((angle - peak) / 2), (angle + peak) / 2
-    sine = _log_ratio(np.sin(angle), math.sin(peak), half * np.cos(middle))
-    cosine = _log_ratio(np.cos(angle), math.cos(peak), -half * np.sin(middle))
-    logs = (2 * alpha - 1) * sine + (2 * beta - 1) * cosine
+    # An exponent of 0 (Jeffreys' prior and no success, or no failure) takes its factor away, whose peak would be 0.
+    logs = np.zeros(angle.size)
+    if alpha > 0.5:
+        logs += (2 * alpha - 1) * _log_ratio(np.sin(angle), math.sin(peak), half * np.cos(middle))
+    if beta > 0.5:
+        logs += (2 * beta - 1) * _log_ratio(np.cos(angle), math.cos(peak), -half * np.sin(middle))
     return np.asarray(np.exp(logs - logs.max()))
 
 

@@ -71,5 +71,5 @@ def test_no_data_is_even_and_impossible_counts_are_named():
     assert compare(0, 0, 0, 0) == pytest.approx((0.5, 1 / 6, 1 / 6), rel=1e-12)
     with pytest.raises(ValueError, match="x_b = 5 of n_b = 4"):
         compare(1, 4, 5, 4)
-    with pytest.raises(ValueError, match="prior = 0.1"):
+    with pytest.raises(ValueError, match=r"prior = 0\.1"):
         compare(1, 4, 2, 4, prior=0.1)
