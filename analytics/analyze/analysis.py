@@ -6,6 +6,7 @@ import msgspec
 
 from analytics.analyze.asked import Asked
 from analytics.analyze.covariate_option import covariates_of
+from analytics.analyze.from_rows import Resampled, bounded_means, resample
 from analytics.analyze.measure import Measured, measure
 from analytics.analyze.metric_option import MetricOption, find_metric
 from analytics.analyze.notes import notes
@@ -51,6 +52,7 @@ class Analysis(msgspec.Struct, frozen=True, kw_only=True):
     checks: AnalysisChecks
     metrics: list[MetricReport]
     breakdowns: list[Breakdown]
+    bootstrap: list[Resampled]
     sufficient_statistics: AnalysisStatistics
 
 
@@ -86,13 +88,14 @@ def analyze(table: Table, asked: Asked) -> Analysis:
         checks=checks,
         metrics=compared,
         breakdowns=break_down(statistics, compared),
+        bootstrap=resample(table, units, asked, measured, compared),
         sufficient_statistics=statistics,
     )
 
 
 def _measure(table: Table, units: Units, parts: Split, asked: Asked, place: int) -> Measured:
     option = asked.metrics[place]
-    return measure(
+    measured = measure(
         table,
         units,
         parts,
@@ -102,6 +105,11 @@ def _measure(table: Table, units: Units, parts: Split, asked: Asked, place: int)
         asked.empty,
         sliced=asked.role(place) == "primary",
     )
+    if option.name not in asked.bounds:
+        return measured
+    given = {arm for shares in asked.weights.values() for arm in shares}
+    sharing = sum(asked.role(i) == asked.role(place) for i in range(len(asked.metrics))) * (len({*units.arms, *given}) - 1)
+    return msgspec.structs.replace(measured, bounded=bounded_means(table, units, asked, place, measured, sharing))
 
 
 def _statistics(asked: Asked, units: Units, parts: Split, measured: Sequence[Measured]) -> AnalysisStatistics:

@@ -64,6 +64,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     looks.add_argument(
         "--bounds", action="append", default=[], metavar="[METRIC=]LOW,HIGH", help="of a mean: adds the interval that is guaranteed"
     )
+    looks.add_argument(
+        "--bootstrap", type=int, default=0, metavar="N", help="also draw the units anew so many times, as a check on the intervals"
+    )
     looks.add_argument("--format", choices=("text", "json"), default="text")
     looks.add_argument("--out", type=Path, metavar="F", help="write to this file instead of the terminal")
 
@@ -76,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--planned-units is {arguments.planned_units}; give at least 10")
     if arguments.looks is not None and not 2 <= arguments.looks <= 50:
         raise ValueError(f"--looks is {arguments.looks}; give from 2 to 50, or leave it out")
+    if arguments.bootstrap and arguments.bootstrap < 100:
+        raise ValueError(f"--bootstrap is {arguments.bootstrap}; give at least 100, such as 2000")
     result = analysis_of(arguments)
     text = render(result, arguments.format)
     if arguments.out is None:
@@ -90,6 +95,10 @@ def analysis_of(arguments: argparse.Namespace) -> Analysis:
     """Read the file and compare. Raises ValueError, OSError."""
     metrics = [*(parse_metric(text) for text in arguments.metric), *(parse_guardrail(text) for text in arguments.guardrail)]
     table = Table(arguments.file)
+    covariates = [parse_covariate(text, table.columns, metrics) for text in arguments.covariate]
+    named = [arguments.arm, arguments.unit, arguments.period, arguments.stratify, *arguments.breakdown]
+    numbers = [c for m in metrics for c in (m.column, m.denominator)] + [c for o in covariates for c in (o.column, o.denominator)]
+    table.keep(numbers=[column for column in numbers if column], names=[column for column in named if column])
     return analyze(
         table,
         Asked(
@@ -98,7 +107,7 @@ def analysis_of(arguments: argparse.Namespace) -> Analysis:
             unit=arguments.unit,
             metrics=metrics,
             lower=arguments.lower,
-            covariates=[parse_covariate(text, table.columns, metrics) for text in arguments.covariate],
+            covariates=covariates,
             cap=parse_cap(arguments.cap) if arguments.cap else None,
             weights=parse_weights(arguments.weights, table.labels(arguments.period).names if arguments.period else []),
             period=arguments.period,
@@ -106,6 +115,7 @@ def analysis_of(arguments: argparse.Namespace) -> Analysis:
             breakdowns=list(dict.fromkeys(arguments.breakdown)),
             bounds=dict(parse_bounds(text, metrics) for text in arguments.bounds),
             sequential=arguments.sequential,
+            bootstrap=arguments.bootstrap,
             empty=0.0 if arguments.empty == "zero" else None,
             rules=Rules(
                 alpha=arguments.alpha,

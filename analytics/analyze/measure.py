@@ -16,6 +16,7 @@ from analytics.analyze.split import Parts, Split
 from analytics.analyze.table import Floats, Table, TableError
 from analytics.analyze.units import Units
 from analytics.facts import Joint, Moments, QuantileFacts, Regressed
+from analytics.inference.contrast import Interval
 
 Chunks = Iterator[tuple[int, list[Floats]]]
 Kind = Literal["mean", "proportion", "ratio", "quantile"]
@@ -24,7 +25,8 @@ Kind = Literal["mean", "proportion", "ratio", "quantile"]
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """One metric: `facts` per arm; with covariates `joint` (one or more) and `regressed` (several, from the rows); `periods` and
     `strata`: the same per value of the column; `slices[dimension][value]`. `cap` is the value that was applied, `filled` how many
-    units had no value of a covariate and count as its mean."""
+    units had no value of a covariate and count as its mean. `bounded`: the guaranteed interval of the mean, at half of a
+    comparison's share of alpha."""
 
     name: str
     kind: Kind
@@ -36,6 +38,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     slices: dict[str, dict[str, dict[str, Moments | QuantileFacts]]] = {}
     cap: float | None = None
     filled: dict[str, int] = {}
+    bounded: dict[str, Interval] = {}
 
 
 def measure(

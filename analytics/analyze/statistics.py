@@ -9,11 +9,12 @@ from analytics.analyze.measure import Measured
 from analytics.checks import SampleRatio, sample_ratio
 from analytics.experiment import Experiment, Guardrail, Metric
 from analytics.facts import Slice, WeightPeriod
+from analytics.inference.contrast import UNBOUNDED
 from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import compare_family
 from analytics.report.e_values import with_e_bh
 from analytics.report.question import Question, Rules
-from analytics.report.schema import Breakdown, Comparison, MetricReport
+from analytics.report.schema import Breakdown, Comparison, Guaranteed, MetricReport
 
 ROLES: tuple[Literal["primary", "secondary", "guardrail"], ...] = ("primary", "secondary", "guardrail")
 # A table's periods have an order and no times.
@@ -130,8 +131,24 @@ def _weight_periods(statistics: AnalysisStatistics) -> list[WeightPeriod]:
     return result
 
 
-def _shown(metric: MetricReport, statistics: AnalysisStatistics) -> MetricReport:
-    return msgspec.structs.replace(metric, comparisons=[_fixed(c, statistics) for c in metric.comparisons])
+def _shown(metric: MetricReport, measured: Measured, statistics: AnalysisStatistics) -> MetricReport:
+    comparisons = [_fixed(_guaranteed(c, measured), statistics) for c in metric.comparisons]
+    return msgspec.structs.replace(metric, comparisons=comparisons)
+
+
+def _guaranteed(comparison: Comparison, measured: Measured) -> Comparison:
+    """From the rows where they were bounded: narrower than from moments alone. It holds 0 wherever the always-valid interval does."""
+    a, b = (measured.bounded.get(arm, UNBOUNDED) for arm in (comparison.vs, comparison.arm))
+    if comparison.guaranteed is None or a[0] is None or a[1] is None or b[0] is None or b[1] is None:
+        return comparison
+    low, high = b[0] - a[1], b[1] - a[0]
+    shown = comparison.always_valid.difference_ci if comparison.always_valid else UNBOUNDED
+    if shown[0] is None or shown[1] is None or shown[0] <= 0 <= shown[1]:
+        low, high = min(low, 0.0), max(high, 0.0)
+    found = Guaranteed(
+        difference_ci=(low, high), method="empirical Bernstein over the rows in their order, each arm at half the error rate"
+    )
+    return msgspec.structs.replace(comparison, guaranteed=found)
 
 
 def _fixed(comparison: Comparison, statistics: AnalysisStatistics) -> Comparison:

@@ -38,13 +38,14 @@ class Labels(msgspec.Struct, frozen=True):
 class Table:
     """A CSV or Parquet file. Rows are numbered as in the file: a CSV's first row of data is on line 2.
 
-    `columns`: those that will be asked for (None: any); of a CSV no others are converted. Raises TableError, OSError.
+    Raises TableError, OSError.
     """
 
-    def __init__(self, path: Path, columns: Collection[str] | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._parquet = path.suffix.lower() in {".parquet", ".pq"}
         self._first_row = 1 if self._parquet else 2
+        self._convert: pyarrow.csv.ConvertOptions | None = None
         self._csv: pa.Table | None = None
         try:
             if self._parquet:
@@ -53,22 +54,32 @@ class Table:
                 self._types: dict[str, pa.DataType] = {field.name: field.type for field in file.schema_arrow}
                 self.rows = int(file.metadata.num_rows)
             else:
-                self._csv = _read_csv(path, columns)
-                self.columns = _header(path)
-                self.rows = int(self._csv.num_rows)
+                with pyarrow.csv.open_csv(path) as reader:
+                    self.columns = list(reader.schema.names)
+                self.rows = -1
         except pa.ArrowException as error:
-            kind = "Parquet" if self._parquet else "CSV"
-            raise TableError(f"{path}: is no readable {kind} file ({str(error).splitlines()[0]}); Parquet files end in .parquet") from None
+            raise self._unreadable(error) from None
         if self.rows == 0:
             raise TableError(f"{path}: has no rows")
+
+    def keep(self, numbers: Collection[str], names: Collection[str]) -> None:
+        """Before anything is read: the columns that will be. Of a CSV only these are converted, and `names` as they are written,
+        so that unit 007 is not unit 7."""
+        wanted = [name for name in self.columns if name in names or name in numbers]
+        self._convert = pyarrow.csv.ConvertOptions(
+            include_columns=list(dict.fromkeys(wanted)), column_types={name: pa.string() for name in wanted if name in names}
+        )
+        for name in (*names, *numbers):
+            self._known(name)
+        self._loaded()
 
     def chunks(self, names: Sequence[str]) -> Iterator[tuple[int, list[pa.Array]]]:
         """(first row, the columns' values from there), in the order of the file. Raises TableError."""
         for name in names:
             self._known(name)
         start = 0
-        if self._csv is not None:
-            for batch in self._csv.select(list(names)).to_batches(CHUNK):
+        if not self._parquet:
+            for batch in self._loaded().select(list(names)).to_batches(CHUNK):
                 yield start, list(batch.columns)
                 start += batch.num_rows
             return
@@ -81,10 +92,11 @@ class Table:
                 yield start, [batch.column(0) for batch in batches]
                 start += batches[0].num_rows
         except pa.ArrowException as error:
-            raise TableError(f"{self.path}: cannot be read ({str(error).splitlines()[0]})") from None
+            raise self._unreadable(error) from None
 
     def numbers(self, name: str, *, empty: float | None = None) -> Floats:
         """A whole column as floats [rows]; see `floats`. Raises TableError."""
+        self._loaded()
         result = np.empty(self.rows)
         for start, (values,) in self.chunks([name]):
             result[start : start + len(values)] = self.floats(name, values, start, empty=empty)
@@ -142,15 +154,31 @@ class Table:
 
     def _whole(self, name: str) -> pa.ChunkedArray:
         self._known(name)
-        if self._csv is not None:
-            return self._csv.column(name)
+        if not self._parquet:
+            return self._loaded().column(name)
         kind = self._types[name]
         as_dictionary = [name] if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
         file = pyarrow.parquet.ParquetFile(self.path, buffer_size=BUFFER, read_dictionary=as_dictionary)
         try:
             return file.read(columns=[name], use_threads=False).column(0)
         except pa.ArrowException as error:
-            raise TableError(f"{self.path}: cannot be read ({str(error).splitlines()[0]})") from None
+            raise self._unreadable(error) from None
+
+    def _loaded(self) -> pa.Table:
+        """A CSV's columns: its text has to be parsed as a whole, so they are kept."""
+        if self._csv is None and not self._parquet:
+            try:
+                self._csv = pyarrow.csv.read_csv(self.path, convert_options=self._convert)
+            except pa.ArrowException as error:
+                raise self._unreadable(error) from None
+            self.rows = int(self._csv.num_rows)
+            if self.rows == 0:
+                raise TableError(f"{self.path}: has no rows")
+        return self._csv
+
+    def _unreadable(self, error: pa.ArrowException) -> TableError:
+        kind = "Parquet" if self._parquet else "CSV"
+        return TableError(f"{self.path}: is no readable {kind} file ({str(error).splitlines()[0]}); Parquet files end in .parquet")
 
     def _known(self, name: str) -> None:
         if name not in self.columns:
@@ -174,15 +202,3 @@ def _array(values: pa.Array, missing: float) -> NDArray[Any]:
     bare = pa.Array.from_buffers(values.type, len(values), [None, values.buffers()[1]], offset=values.offset)
     holes = np.from_dlpack(values.is_null().cast(pa.uint8()))
     return np.where(holes > 0, missing, np.from_dlpack(bare)).astype(np.from_dlpack(bare).dtype)
-
-
-def _header(path: Path) -> list[str]:
-    with pyarrow.csv.open_csv(path) as reader:
-        return list(reader.schema.names)
-
-
-def _read_csv(path: Path, columns: Collection[str] | None) -> pa.Table:
-    known = set(_header(path))
-    wanted = None if columns is None else [name for name in dict.fromkeys(columns) if name in known]
-    # With no known column at all everything is read: the error about the unknown ones comes when they are asked for.
-    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(include_columns=wanted or None))
