@@ -27,7 +27,8 @@ NO_METRICS = {
 
 class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[gateway]`. `render_timeout_seconds` bounds a request for pictures; `max_queue_seconds` is where 429 begins.
-    Feedback of one unit beyond `suspicious_events_per_minute` is flagged; 0: none is.
+    Feedback of one unit beyond `suspicious_events_per_minute` is flagged; 0: none is. Every `judge_every_minutes` running
+    experiments are judged though nobody asks; 0: never.
 
     `token_key`: the file of the key that seals feedback tokens, "file:PATH"; gateways that serve one app share it. By default
     token.key in the gateway's own folder.
@@ -40,6 +41,7 @@ class GatewaySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_queue_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 4_000_000
     suspicious_events_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 600
+    judge_every_minutes: Annotated[float, msgspec.Meta(ge=0, le=10_080)] = 60.0
 
 
 class ImagesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from litestar import Request, Response, get, patch, post
 
+from analytics.decision_event import PastDecision
 from gateway.access import needs
 from gateway.gallery import Gallery
 from gateway.image_request import check_context, check_unit, choose_route
@@ -62,13 +63,14 @@ async def experiments(gateway: Gateway) -> Response[bytes]:
     """Every experiment with its state, definition and weights of now; and what each route serves."""
     view = gateway.experiments.view
     routes = {name: {"serve": plan.serve, "experiment": plan.life.name if plan.life else None} for name, plan in view.plans.items()}
-    return _json({"experiments": [describe(life) for life in gateway.experiments.lives.values()], "routes": routes})
+    lives = gateway.experiments.lives.values()
+    return _json({"experiments": [describe(life, gateway.decisions.last(life.name)) for life in lives], "routes": routes})
 
 
 @get("/v1/experiments/{name:str}", guards=[needs("analyst")])
 async def experiment(gateway: Gateway, name: str) -> Response[bytes]:
     """One experiment."""
-    return _json(describe(gateway.experiments.life(name)))
+    return _json(describe(gateway.experiments.life(name), gateway.decisions.last(name)))
 
 
 @post("/v1/experiments/{name:str}/{action:str}", guards=[needs("admin")], status_code=200)
@@ -80,14 +82,15 @@ async def change(request: AnyRequest, gateway: Gateway, name: str, action: str) 
     wanted = decode(body, Change) if body.strip() else Change()
     life = await gateway.experiments.change(name, action, request.scope["user"].name, wanted.why, wanted.arm)
     gateway.warm()
-    return _json(describe(life))
+    return _json(describe(life, gateway.decisions.last(name)))
 
 
 @patch("/v1/experiments/{name:str}", guards=[needs("admin")])
 async def reweigh(request: AnyRequest, gateway: Gateway, name: str) -> Response[bytes]:
     """Change the weights of all arms; only the units that must move do."""
     wanted = decode(await request.body(), Weights)
-    return _json(describe(await gateway.experiments.reweigh(name, wanted.weights, request.scope["user"].name, wanted.why)))
+    life = await gateway.experiments.reweigh(name, wanted.weights, request.scope["user"].name, wanted.why)
+    return _json(describe(life, gateway.decisions.last(name)))
 
 
 @get("/v1/experiments/{name:str}/report", guards=[needs("analyst")])
@@ -99,7 +102,7 @@ async def report(gateway: Gateway, name: str, as_of: str | None = None, format: 
         raise InvalidRequest(f"`flagged` is {shown(flagged)}; one of exclude, include", field="flagged")
     at = _time(as_of) if as_of else None
     life = gateway.experiments.life(name)
-    made = await asyncio.to_thread(gateway.reports.report, name, life.experiment, gateway.config.metrics, at, flagged == "include")
+    made = await asyncio.to_thread(gateway.decisions.report, name, life, gateway.config.metrics, at, flagged == "include")
     if chosen == "json":
         return _json(made)
     if chosen == "text":
@@ -113,12 +116,14 @@ async def report(gateway: Gateway, name: str, as_of: str | None = None, format: 
     return Response((await asyncio.to_thread(to_html, made, pictures)).encode(), media_type="text/html")
 
 
-def describe(life: Life) -> dict[str, object]:
-    """An experiment as it is shown."""
+def describe(life: Life, decided: PastDecision | None) -> dict[str, object]:
+    """An experiment as it is shown, with what a report decided last."""
+    decision = {"action": decided.action, "arm": decided.arm, "reason": decided.reason, "at": decided.at} if decided else None
     return {
         "name": life.name, "state": life.state, "route": life.route, "origin": life.origin, "weights": life.allocation.weights,
         "shipped_arm": life.arm or None, "created_at": life.created_at, "started_at": life.started_at or None,
         "changed_at": life.changed_at, "changed_by": life.who, "why": life.why, "definition": life.declared,
+        "decision": decision,
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from gateway.adopted import AdoptedFile
 from gateway.answers import Answers
 from gateway.config import Config, load
 from gateway.control_log import open_control
+from gateway.decisions import Decisions
 from gateway.engines import Engines
 from gateway.erased import Erased
 from gateway.experiments import Experiments
@@ -65,6 +66,7 @@ class Gateway:
             raise ValueError(f"{config.path or 'defaults'}: {problem.detail}") from None
         self.journal = Journal(self.event_log)
         self.reports = Reports(self.event_log, config.analytics.warehouse.url, config.analytics.events.kafka)
+        self.decisions = Decisions(self.reports, self.event_log)
         self.engines = Engines(config.engines, self.registry, config.var / "cache", config.gateway.max_queue_seconds)
         self.gallery = Gallery(self.engines)
         self.answers = Answers(state / "answers.sqlite", self.erased.hash)
@@ -96,10 +98,12 @@ class Gateway:
         self.spooling.start()
         await self.experiments.begin()
         self.adopt(asyncio.create_task(self._open_reports(self.warm())))
-        work = (
+        work = [
             (self._watch, WATCH_SECONDS), (self._follow_others, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS),
             (self.experiments.keep_up, SNAPSHOT_SECONDS), (self._look_at_spool, WATCH_SECONDS),
-        )  # fmt: skip
+        ]  # fmt: skip
+        if self.config.gateway.judge_every_minutes:
+            work.append((self._judge, self.config.gateway.judge_every_minutes * 60))
         self._watchers = [asyncio.create_task(self._every(seconds, what)) for what, seconds in work]
 
     async def stop(self) -> None:
@@ -216,6 +220,9 @@ class Gateway:
                 await what()
             except Exception:
                 log.exception("background work failed; it is tried again in %.0f s", seconds)
+
+    async def _judge(self) -> None:
+        await asyncio.to_thread(self.decisions.judge, tuple(self.experiments.lives.values()), self.config.metrics)
 
     async def _look_at_spool(self) -> None:
         await asyncio.to_thread(self.spooling.refresh)

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from analytics.checks import Checks, SampleRatio
+from analytics.decision_event import PastDecision
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
 from analytics.inference.contrast import Interval
@@ -221,12 +222,14 @@ class ArmReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do. `arm`: the one to ship, or the one that lost (rollback, stop); None otherwise."""
+    """What to do. `arm`: the one to ship, or the one that lost (rollback, stop); None otherwise. `history`: each change of mind
+    that was logged before this report, oldest first."""
 
     action: Action
     arm: str | None
     reason: str
     risks: list[str]
+    history: list[PastDecision] = msgspec.field(default_factory=list)
 
 
 class SufficientStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +238,7 @@ class SufficientStatistics(msgspec.Struct, frozen=True, kw_only=True):
     experiment: Experiment
     metrics: dict[str, Metric]
     facts: ExperimentFacts
+    decisions: list[PastDecision] = msgspec.field(default_factory=list)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

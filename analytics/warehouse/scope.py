@@ -28,6 +28,10 @@ class Scope(NamedTuple):
         """A subquery of `columns` of the events that fit `where`, each event_id once.
 
         FINAL settles rows alike in every key column; LIMIT 1 BY settles an id used again with another unit or kind.
+        What reports decided is said about the experiment, and is none of its events.
         """
         cut = "" if self.as_of is None else " AND toUnixTimestamp64Micro(received_at) <= {as_of:Int64}"
-        return f"(SELECT {columns} FROM events FINAL WHERE experiment = {{experiment:String}}{cut} AND {where} LIMIT 1 BY event_id)"
+        return (
+            f"(SELECT {columns} FROM events FINAL WHERE experiment = {{experiment:String}}{cut} AND kind != 'decision' AND {where} "
+            "LIMIT 1 BY event_id)"
+        )
