@@ -60,7 +60,8 @@ def compare(statistics: AnalysisStatistics) -> list[MetricReport]:
         questions = [_question(statistics.metrics[i], statistics.asked[i]) for i in places]
         if questions:
             found.update(zip(places, compare_family(questions, statistics.arms, statistics.control, statistics.rules), strict=True))
-    return [_shown(metric, statistics) for metric in with_e_bh([found[i] for i in sorted(found)], statistics.rules.alpha)]
+    compared = with_e_bh([found[i] for i in sorted(found)], statistics.rules.alpha)
+    return [_shown(metric, measured, statistics) for metric, measured in zip(compared, statistics.metrics, strict=True)]
 
 
 def sample_ratio_of(statistics: AnalysisStatistics) -> SampleRatio | None:
