@@ -1,56 +1,84 @@
-"""Plots as inline SVG: lifts with their intervals, arm means, units against weights."""
+"""Plots of values: lifts with their intervals, arm means, units against weights, the effect by day of life."""
 
 import math
 from collections.abc import Sequence
 from html import escape
 
-from analytics.checks import SampleRatio
-from analytics.inference.tails import two_sided_critical
-from analytics.report.schema import MetricReport
-from analytics.report.words import number, signed
+import msgspec
 
-WIDTH, LEFT, RIGHT, ROW = 920, 230, 150, 46
+from analytics.checks import SampleRatio
+from analytics.inference.contrast import Interval
+from analytics.inference.tails import two_sided_critical
+from analytics.report.schema import AgePoint, Breakdown, Comparison, MetricReport
+from analytics.report.svg import Axis, axis_of, bar, dot, line, svg, text, upright
+from analytics.report.words import number, plural, signed
+
+ROW = 40
 # A hopelessly wide interval must not squeeze the others: the axis ends here (as a lift), and the line runs out of it.
 WIDEST = 3.0
+NO_LIFT = '<p class="quiet">No lift can be computed yet.</p>'
+
+
+class Lift(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a forest plot. `margin` as it stands on the axis of lifts."""
+
+    name: str
+    below: str
+    comparison: Comparison
+    margin: float | None = None
 
 
 def forest(metrics: Sequence[MetricReport]) -> str:
     """Every lift: dot, thick line (one look), thin line (any look), dashed guardrail margin."""
-    rows = [(m, c) for m in metrics for c in m.comparisons if c.relative.value is not None]
+    return _forest(
+        [
+            Lift(
+                name=metric.metric,
+                below=f"{comparison.arm} · {metric.role}",
+                comparison=comparison,
+                margin=None if metric.margin is None else metric.margin if metric.direction == "down" else -metric.margin,
+            )
+            for metric in metrics
+            for comparison in metric.comparisons
+        ]
+    )
+
+
+def slices(breakdown: Breakdown) -> str:
+    """The lift in every slice of a dimension."""
+    return _forest(
+        [
+            Lift(name=one.value, below=f"{comparison.arm} · {plural(sum(one.units.values()), 'unit')}", comparison=comparison)
+            for one in breakdown.slices
+            for comparison in one.comparisons
+        ]
+    )
+
+
+def _forest(lifts: Sequence[Lift]) -> str:
+    rows = [row for row in lifts if row.comparison.relative.value is not None]
     if not rows:
-        return '<p class="quiet">No lift can be computed yet.</p>'
-    numbers = [0.0]
-    for metric, c in rows:
-        numbers += [c.relative.value or 0.0, *(x for x in c.relative.ci if x is not None), *([metric.margin] if metric.margin else [])]
-        numbers += [x for x in (c.always_valid.relative_ci if c.always_valid else ()) if x is not None and abs(x) < 1.0]
-    low, high = max(min(numbers), -WIDEST), min(max(numbers), WIDEST)
-    pad = 0.06 * (high - low or 1.0)
-    low, high = low - pad, high + pad
-
-    def x(value: float) -> float:
-        share = (value - low) / (high - low)
-        return LEFT + (WIDTH - LEFT - RIGHT) * min(1.0, max(0.0, share))
-
-    height = ROW * len(rows) + 34
-    parts = [_svg(height, "Lifts with intervals")]
-    step = _step(high - low)
-    for tick in range(math.ceil(low / step), math.floor(high / step) + 1):
-        at = x(tick * step)
-        parts.append(_line(at, 4, at, height - 28, "zero" if tick == 0 else "axis"))
-        parts.append(_text(at, height - 8, f"{tick * step * 100:+.{0 if step >= 0.01 else 1}f}%" if tick else "0", "q", "middle"))
-    for i, (metric, c) in enumerate(rows):
-        y = ROW * i + ROW / 2 + 4
-        parts.append(_text(0, y - 2, metric.metric, "", "start"))
-        parts.append(_text(0, y + 14, f"{c.arm} · {metric.role}", "q", "start"))
-        if metric.margin is not None:
-            edge = x(metric.margin if metric.direction == "down" else -metric.margin)
-            parts.append(_line(edge, y - 15, edge, y + 15, "dash"))
-        for ends, name in (((c.always_valid.relative_ci if c.always_valid else (None, None)), "thin"), (c.relative.ci, "thick")):
-            if ends[0] is not None and ends[1] is not None:
-                parts.append(_line(x(ends[0]), y, x(ends[1]), y, name))
-        parts.append(f'<circle class="dot" cx="{x(c.relative.value or 0.0):.1f}" cy="{y:.1f}" r="6"/>')
-        parts.append(_text(WIDTH, y + 5, signed(c.relative.value), "", "end"))
-    return "".join([*parts, "</svg>"])
+        return NO_LIFT
+    numbers = []
+    for row in rows:
+        c = row.comparison
+        numbers += [c.relative.value or 0.0, *_ends(c.relative.ci), *([row.margin] if row.margin is not None else [])]
+        numbers += [end for end in _ends(_sequence(c)) if abs(end) < 1.0]
+    axis = axis_of(numbers, widest=WIDEST)
+    drawn = []
+    for row in rows:
+        c, y = row.comparison, ROW / 2
+        parts = _grid(axis, ROW)
+        if row.margin is not None:
+            parts.append(upright(axis.across(row.margin), y - 15, y + 15, "dash"))
+        for ends, name in ((_ends(_sequence(c)), "thin"), (_ends(c.relative.ci), "thick")):
+            if ends:
+                parts.append(line(axis.across(ends[0]), y, axis.across(ends[1]), y, name))
+        parts.append(dot(axis.across(c.relative.value or 0.0), y, 6, "dot"))
+        label = f"{row.name}, {row.below}: {signed(c.relative.value)}"
+        drawn.append(_row(row.name, row.below, svg(ROW, label, parts), signed(c.relative.value)))
+    ticks = [text(axis.across(tick), 16, _percent(tick, axis), "middle") for tick in axis.ticks()]
+    return f'<div class="rows">{"".join(drawn)}{_row("", "", svg(22, "scale", ticks), "")}</div>'
 
 
 def means(metric: MetricReport) -> str:
@@ -60,58 +88,65 @@ def means(metric: MetricReport) -> str:
         return '<p class="quiet">No data yet.</p>'
     halves = [two_sided_critical(0.05) * a.sd / math.sqrt(a.n) if a.sd is not None and a.n else 0.0 for a in arms]
     values = [a.mean or 0.0 for a in arms]
-    low = min(0.0, *(v - h for v, h in zip(values, halves, strict=True)))
-    high = max(0.0, *(v + h for v, h in zip(values, halves, strict=True)))
-    width, left, right = 440, 110, 70
-
-    def x(value: float) -> float:
-        return left + (width - left - right) * (value - low) / ((high - low) or 1.0)
-
-    parts = [_svg(ROW * len(arms) + 8, f"{metric.metric} per arm", width)]
-    for i, (arm, value, half) in enumerate(zip(arms, values, halves, strict=True)):
-        y = ROW * i + ROW / 2 + 4
+    axis = axis_of([v + side * h for v, h in zip(values, halves, strict=True) for side in (-1, 1)])
+    drawn = []
+    for arm, value, half in zip(arms, values, halves, strict=True):
         control = all(c.arm != arm.arm for c in metric.comparisons)
-        start, end = sorted((x(0.0), x(value)))
-        parts.append(_text(0, y + 5, arm.arm, "", "start"))
-        parts.append(
-            f'<rect class="{"base" if control else "bar"}" x="{start:.1f}" y="{y - 11:.1f}" width="{end - start:.1f}" height="22" rx="4"/>'
-        )
-        parts.append(_line(x(value - half), y, x(value + half), y, "whisker"))
-        parts.append(_text(width, y + 5, number(value, metric.kind), "", "end"))
-    return "".join([*parts, "</svg>"])
+        parts = [
+            bar(axis.at(0.0), axis.at(value), ROW / 2, 20, "base" if control else "bar"),
+            line(axis.across(value - half), ROW / 2, axis.across(value + half), ROW / 2, "whisker"),
+        ]
+        shown = number(value, metric.kind)
+        drawn.append(_row(arm.arm, "", svg(ROW, f"{arm.arm}: {shown}", parts), shown))
+    return f'<div class="rows narrow">{"".join(drawn)}</div>'
 
 
 def ratio(srm: SampleRatio) -> str:
     """Units per arm as bars, with a mark at the number expected."""
-    most = max([*srm.units.values(), *srm.expected.values(), 1.0])
-    width, left, right = 440, 110, 70
-    parts = [_svg(ROW * len(srm.units) + 8, "Units per arm", width)]
-    for i, (arm, n) in enumerate(srm.units.items()):
-        y = ROW * i + ROW / 2 + 4
-        scale = (width - left - right) / most
-        at = left + scale * srm.expected[arm]
-        parts.append(_text(0, y + 5, arm, "", "start"))
-        parts.append(f'<rect class="base" x="{left}" y="{y - 11:.1f}" width="{scale * n:.1f}" height="22" rx="4"/>')
-        parts.append(_line(at, y - 16, at, y + 16, "thin"))
-        parts.append(_text(width, y + 5, f"{n:,}", "", "end"))
-    return "".join([*parts, "</svg>"])
+    axis = axis_of([*srm.units.values(), *srm.expected.values()])
+    drawn = []
+    for arm, n in srm.units.items():
+        mark = axis.across(srm.expected[arm])
+        parts = [bar(axis.at(0.0), axis.at(n), ROW / 2, 20, "base"), upright(mark, 4, ROW - 4, "mark")]
+        drawn.append(_row(arm, "", svg(ROW, f"{arm}: {plural(n, 'unit')}", parts), f"{n:,}"))
+    return f'<div class="rows narrow">{"".join(drawn)}</div>'
 
 
-def _svg(height: float, label: str, width: int = WIDTH) -> str:
-    return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(label)}">'
+def ages(points: Sequence[AgePoint]) -> str:
+    """The lift by day of life, one row a day and arm, with its interval."""
+    known = [(p, arm, lift) for p in points for arm, lift in p.lift.items() if lift is not None]
+    if not known:
+        return NO_LIFT
+    axis = axis_of([lift for *_, lift in known] + [end for p, arm, _ in known for end in _ends(p.ci[arm])], widest=WIDEST)
+    several = len({arm for _, arm, _ in known}) > 1
+    drawn = []
+    for point, arm, lift in known:
+        ends, parts = _ends(point.ci[arm]), _grid(axis, 28)
+        if ends:
+            parts.append(line(axis.across(ends[0]), 14, axis.across(ends[1]), 14, "thick"))
+        parts.append(dot(axis.across(lift), 14, 5, "dot"))
+        name = f"day {point.day + 1}" + (f" · {arm}" if several else "")
+        drawn.append(_row(name, plural(sum(point.units.values()), "unit"), svg(28, f"{name}: {signed(lift)}", parts), signed(lift)))
+    ticks = [text(axis.across(tick), 16, _percent(tick, axis), "middle") for tick in axis.ticks()]
+    return f'<div class="rows tight">{"".join(drawn)}{_row("", "", svg(22, "scale", ticks), "")}</div>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, name: str) -> str:
-    return f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _row(name: str, below: str, drawing: str, value: str) -> str:
+    small = f'<span class="quiet">{escape(below)}</span>' if below else ""
+    return f'<div class="row"><div class="name">{escape(name)}{small}</div>{drawing}<div class="value">{escape(value)}</div></div>'
 
 
-def _text(x: float, y: float, text: str, name: str, anchor: str) -> str:
-    shown = text if len(text) <= 30 else text[:29] + "…"
-    return f'<text class="{name}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(shown)}</text>'
+def _grid(axis: Axis, height: float) -> list[str]:
+    return [upright(axis.across(tick), 0, height, "zero" if tick == 0 else "axis") for tick in axis.ticks()]
 
 
-def _step(span: float) -> float:
-    """A round distance between ticks: about six of them."""
-    rough = span / 6
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+def _percent(tick: float, axis: Axis) -> str:
+    return f"{tick * 100:+.{0 if axis.high - axis.low >= 0.05 else 1}f}%" if tick else "0"
+
+
+def _sequence(comparison: Comparison) -> Interval:
+    return comparison.always_valid.relative_ci if comparison.always_valid else (None, None)
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [end for end in interval if end is not None]

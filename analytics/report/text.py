@@ -1,12 +1,13 @@
 """The report on a terminal: decision first, then the evidence, at most 100 columns."""
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from analytics.report.columns import table, wrap
 from analytics.report.schema import Comparison, MetricReport, Report
+from analytics.report.text_views import breakdowns, course, methods, novelty
 from analytics.report.words import chance, number, p_value, percent, plural, signed, span
 
-WIDTH = 98
+__all__ = ["VERDICTS", "age", "check_lines", "metric_lines", "plain_verdict", "read_lines", "table", "to_text", "verdict", "wrap"]
 VERDICTS = {
     "keep_running": "KEEP RUNNING",
     "ship": "SHIP",
@@ -18,16 +19,37 @@ VERDICTS = {
 
 def to_text(report: Report) -> str:
     """The report as text, ending in a newline."""
-    return (
-        "\n".join([*_head(report), *_arms(report), *metric_lines(report.metrics, _control(report)), *_checks(report), *_notes(report)])
-        + "\n"
-    )
+    parts = [
+        _head(report),
+        _arms(report),
+        metric_lines(report.metrics, _control(report)),
+        course(report),
+        breakdowns(report),
+        novelty(report),
+        _checks(report),
+        _notes(report),
+        methods(report),
+    ]
+    return "\n".join(line for part in parts for line in part) + "\n"
 
 
 def verdict(report: Report) -> str:
     """`SHIP vivid`."""
     decision = report.decision
     return VERDICTS[decision.action] + (f" {decision.arm}" if decision.arm else "")
+
+
+def plain_verdict(report: Report) -> str:
+    """What to do, for somebody who reads nothing else."""
+    arm = report.decision.arm
+    if report.decision.action == "stop":
+        return f"{arm} is worse than the control: end it." if arm else "No gain showed in the units that were planned: keep the control."
+    return {
+        "ship": f"Give {arm} to everybody: the gain is real, and no guardrail stands against it.",
+        "rollback": f"Take {arm} away now: it harms what you guard.",
+        "invalid": "Use none of these numbers: the arms do not hold the units that they should.",
+        "keep_running": "Leave it as it is: nothing can be decided yet.",
+    }[report.decision.action]
 
 
 def age(report: Report) -> str:
@@ -45,7 +67,7 @@ def _head(report: Report) -> list[str]:
         lines.append(read_lines(report))
     if report.flagged == "included":
         lines.append("flagged events are counted in this report")
-    lines += ["", f"  ▶ {verdict(report)}", *wrap(report.decision.reason, "    ")]
+    lines += ["", f"  ▶ {verdict(report)}", *wrap(plain_verdict(report), "    "), *wrap(report.decision.reason, "    ")]
     for risk in report.decision.risks:
         lines += wrap(risk, "    ! ", "      ")
     return lines
@@ -178,27 +200,3 @@ def _notes(report: Report) -> list[str]:
     for note in report.method_notes:
         lines += wrap(note, "  - ", "    ")
     return lines
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns within the width; a column without header and content is left out."""
-    keep = [i for i in range(len(header)) if header[i] or any(row[i] for row in rows)]
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in keep]
-    # The first column gives way, never the numbers.
-    spare = WIDTH - 2 - sum(widths[1:]) - 2 * (len(widths) - 1)
-    widths[0] = max(8, min(widths[0], spare))
-    lines = []
-    for line in (header, *rows):
-        cells = [_shorten(line[i], width) for i, width in zip(keep, widths, strict=True)]
-        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))]
-        lines.append("  " + "  ".join(padded).rstrip())
-    return lines
-
-
-def _shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def wrap(text: str, first: str, rest: str | None = None) -> list[str]:
-    """Lines within the width, indented by `first` and then `rest`."""
-    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest, break_on_hyphens=False)

@@ -132,7 +132,7 @@ def test_page_needs_nothing_from_outside(report):
     assert "url(" not in html and "@import" not in html and "http" not in html
     sources = [attributes["src"] or "" for tag, attributes in page.seen if tag == "img"]
     assert len(sources) == 4 and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "prefers-color-scheme" in html and [tag for tag, _ in page.seen].count("svg") == 3
+    assert "prefers-color-scheme" in html and "@media print" in html and [tag for tag, _ in page.seen].count("svg") > 3
 
 
 def test_page_escapes_what_people_wrote(report):
@@ -143,12 +143,13 @@ def test_page_escapes_what_people_wrote(report):
 
 
 def test_plots_stay_inside_their_frame(report):
-    frames = re.findall(r'viewBox="0 0 (\d+) (\d+)"(.*?)</svg>', to_html(report), re.S)
-    assert len(frames) == 3
-    for width, height, body in frames:
-        for axis, limit in (("x", int(width)), ("y", int(height))):
-            for value in re.findall(rf'\b{axis}[12]?="([-\d.]+)"', body):
-                assert 0 <= float(value) <= limit
+    frames = re.findall(r'<svg width="100%" height="(\d+)"(.*?)</svg>', to_html(report), re.S)
+    assert len(frames) > 6
+    for height, body in frames:
+        for value in re.findall(r'\b(?:x[12]?|cx|width)="([-\d.]+)%"', body):
+            assert 0 <= float(value) <= 100
+        for value in re.findall(r'\b(?:y[12]?|cy)="([-\d.]+)"', body):
+            assert 0 <= float(value) <= int(height)
 
 
 def test_page_of_an_empty_experiment():
