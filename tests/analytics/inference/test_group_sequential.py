@@ -69,11 +69,22 @@ def test_which_look_is_reached():
     for look in range(1, 6):
         found, information, critical = group_sequential.reached(1000 * look, 5000, 5, 0.05)
         assert (found, information) == (look, look / 5) and critical == pytest.approx(equal[look - 1], rel=1e-9)
-    late = group_sequential.reached(1500, 5000, 5, 0.05)
-    assert late[0] == 1 and equal[1] < late[2] < equal[0]
+    # A look read late spends what was planned for it.
+    assert group_sequential.reached(1500, 5000, 5, 0.05) == pytest.approx((1, 0.3, equal[0]))
+    late = group_sequential.reached(3700, 5000, 5, 0.05)[2]
+    assert 1 - _stays_inside([0.2, 0.4, 0.74], [*equal[:2], late]) == pytest.approx(0.05 * 0.6**2, abs=4e-6)
     beyond = group_sequential.reached(9000, 5000, 5, 0.05)
     assert beyond[:2] == (5, 1.8)
     assert 1 - _stays_inside([0.2, 0.4, 0.6, 0.8, 1.8], [*equal[:4], beyond[2]]) == pytest.approx(0.05, abs=2e-5)
+
+
+def test_reading_every_hour_is_what_the_docstring_says():
+    """Looked at 300 times where 5 looks were planned: more than alpha, less than half of what a fixed test would do."""
+    units = np.arange(1, 301)
+    critical = np.array([group_sequential.reached(int(n), 300, 5, 0.05)[2] or math.inf for n in units])
+    z = np.abs(np.cumsum(np.random.default_rng(2).standard_normal((10_000, 300)), axis=1)) / np.sqrt(units)
+    assert (z > critical).any(axis=1).mean() == pytest.approx(0.07, abs=0.01)
+    assert (z[:, 59:] > 1.96).any(axis=1).mean() > 0.14
 
 
 @pytest.mark.parametrize("fractions", [[0.0, 1.0], [0.5, 0.5], [0.6, 0.5], [math.nan], [0.5, 0.50005]])
