@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from analytics.inference import bernoulli_sequence
 
@@ -18,6 +18,13 @@ def test_evidence_is_the_mixture_of_likelihood_ratios():
     k = 100 / c - 1
     mixed = quad(lambda u: beta(k * 0.6, k * 0.4).pdf(u) * u**7 * (1 - u) ** 13, 0, 1)[0]
     assert bernoulli_sequence.log_e(0.6, 7, 20, 100) == pytest.approx(math.log(mixed / (0.6**7 * 0.4**13)), abs=1e-7)
+
+
+@pytest.mark.parametrize(("p", "n", "planned"), [(0.3, 25, 60), (0.004, 200, 5000), (0.5, 7, 2)])
+def test_evidence_against_the_truth_is_one_on_average(p, n, planned):
+    """An e-value: sum over x of its binomial probability x e(x) is 1, whatever p, n and the planned units."""
+    mean = sum(binom(n, p).pmf(x) * math.exp(bernoulli_sequence.log_e(p, x, n, planned)) for x in range(n + 1))
+    assert mean == pytest.approx(1, rel=1e-9)
 
 
 def test_ends_are_where_the_evidence_reaches_the_level():
@@ -53,12 +60,12 @@ def test_extremes_and_impossible_counts():
 
 @pytest.mark.parametrize("p", [0.02, 0.3])
 def test_true_proportion_stays_inside_after_every_unit(p):
-    """2,000 walks of 400 units, looked at after each: left by at most alpha of them. A Wald interval is left by most."""
+    """600 walks of 400 units, looked at after each: left by at most alpha of them. A Wald interval is left by most."""
     rng = np.random.default_rng(3)
-    x = np.cumsum(rng.random((2000, 400)) < p, axis=1)
+    x = np.cumsum(rng.random((600, 400)) < p, axis=1)
     n = np.arange(1, 401)
     evidence = {(k, m): bernoulli_sequence.log_e(p, k, m, 200) for m in n for k in range(int(x[:, m - 1].max()) + 1)}
-    worst = np.array([max(evidence[(int(k), int(m))] for k, m in zip(row, n, strict=True)) for row in x[:600]])
+    worst = np.array([max(evidence[(int(k), int(m))] for k, m in zip(row, n, strict=True)) for row in x])
     assert (worst > math.log(20)).mean() <= 0.05
     share = x / n
     wald = np.abs(share - p) > 1.96 * np.sqrt(share * (1 - share) / n)

@@ -21,6 +21,11 @@ def test_evidence_is_a_mixture_of_noncentral_t(statistic, units, columns, g):
     assert regression_sequence.e_value(statistic, units, columns, g) == pytest.approx(mixed / student(nu).pdf(statistic), rel=1e-6)
 
 
+def test_evidence_under_the_null_is_one_on_average():
+    mean = quad(lambda v: student(20).pdf(v) * regression_sequence.e_value(v, 24, 4), -300, 300, points=[-5, 0, 5], limit=400)[0]
+    assert mean == pytest.approx(1, abs=1e-4)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.floats(0, 1e3), st.integers(0, 10**9), st.integers(1, 10), st.floats(1e-12, 0.4), st.floats(0.01, 1e4))
 def test_interval_ends_where_the_evidence_reaches_the_level(statistic, units, columns, alpha, g):

@@ -71,6 +71,26 @@ def test_sequence_covers_at_every_look():
     assert (z > 1.96).any(axis=1).mean() > 0.25
 
 
+@pytest.mark.parametrize("units", [20, 5000, 400_000])
+def test_evidence_under_the_null_is_one_on_average(units):
+    """An e-value at every look: int phi(z) e(z) dz = 1 (its integrand is a normal density of standard deviation sqrt(1 + weight))."""
+    reach = 12 * math.sqrt(1 + units * cs.tightness(0.05, 5000))
+    mean = quad(lambda z: norm.pdf(z) * cs.e_value(z, units, 0.05, 5000), -min(reach, 37), min(reach, 37), limit=400)[0]
+    assert mean == pytest.approx(math.erf(min(reach, 37) / math.sqrt(2 * (1 + units * cs.tightness(0.05, 5000)))), rel=1e-6)
+
+
+def test_one_sided_bound_holds_at_every_look():
+    """2,000 walks that drift down: at most alpha are ever said to go up; a one-sided z says so of many."""
+    rng = np.random.default_rng(9)
+    looks = np.arange(50, 5001, 50)
+    z = np.cumsum(rng.standard_normal((2000, 100)) * math.sqrt(50) - 0.05, axis=1) / np.sqrt(looks)
+    bound = np.array([cs.one_sided_critical(int(n), 0.05, 2000) for n in looks])
+    assert (z > bound).any(axis=1).mean() <= 0.05
+    assert (z > 1.645).any(axis=1).mean() > 0.15
+    p = [[cs.one_sided_p(float(v), int(n), 0.05, 2000) for v, n in zip(row, looks, strict=True)] for row in z[:200]]
+    assert np.array_equal(np.array(p) <= 0.05, z[:200] >= bound)
+
+
 def test_nothing_overflows():
     """Evidence of any size is a number, and unit counts from none to 1e18 have a critical value."""
     for statistic in (0.0, 5e-324, 1e-160, 38.0, 1e155, 1e308, math.inf):
