@@ -109,7 +109,11 @@ def _notes(asked: Asked, planned: list[Design]) -> list[str]:
 def _coming(asked: Asked) -> str:
     arrivals = asked.arrivals
     assert arrivals is not None
-    window = f" and {asked.window_days:g} days more for the last unit's window" if asked.window_days else ""
+    window = (
+        f" and {asked.window_days:g} {'day' if asked.window_days == 1 else 'days'} more for the last unit's window"
+        if asked.window_days
+        else ""
+    )
     if arrivals.observed_days == 1:
         return f"Days: {arrivals.cumulative[0]:,.0f} new units every day{window}; people who come back are not new, so it may take longer."
     after = f"{arrivals.steady:,.3g} new units a day"

@@ -50,6 +50,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add("--unit", metavar="COL", help="of a file with a row per event: who would be randomised")
     add("--time", metavar="COL", help="of a file: when a row happened; gives the arrival of new units")
     add("--cap", metavar="VALUE|pNN", help="of a file: larger values per unit count as this, or as this percentile")
+    add("--empty", choices=("refuse", "zero"), help="of a file: a missing value of the metric is an error (default), or 0")
     add("--route", metavar="R", help="plan from this route's traffic in the warehouse")
     add("--history-days", type=int, metavar="D", help="how much of the past to read with --route (default: 28)")
     add("--experiment", metavar="X", help="a running experiment: what it has, and what it still needs")
@@ -75,7 +76,7 @@ def _answer(arguments: argparse.Namespace) -> Answer:
         from analytics.power.from_warehouse import from_experiment, from_route
 
         return from_route(arguments) if sources == ["route"] else from_experiment(arguments)
-    refuse(arguments, ("metric", "covariate", "unit", "time", "cap", "history_days"), "needs a file, --route or --experiment")
+    refuse(arguments, ("metric", "covariate", "unit", "time", "cap", "empty", "history_days"), "needs a file, --route or --experiment")
     return answer(plain_numbers(arguments), "numbers", [])
 
 

@@ -1,27 +1,25 @@
 """A plan from a table of the past: one row per unit, or per event with --unit."""
 
 import argparse
-import math
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from analytics.analyze.metric_option import MetricOption, parse_cap, parse_metric
+from analytics.analyze.covariate_option import covariates_of, parse_covariate
+from analytics.analyze.measure import Measured, measure
+from analytics.analyze.metric_option import parse_cap, parse_metric
+from analytics.analyze.split import split
 from analytics.analyze.table import Table, TableError
-from analytics.experiment import MetricKind
-from analytics.facts import Joint, Moments, QuantileFacts
-from analytics.inference.quantile import quantile_half_width
+from analytics.analyze.units import Units
 from analytics.power.answer import Answer, answer
-from analytics.power.arrivals import Arrivals, fit, steady
+from analytics.power.arrivals import Arrivals, fit
 from analytics.power.history import History, outcome_of
-from analytics.power.numbers import parse_number
-from analytics.power.options import design_asked, refuse, remaining
+from analytics.power.options import design_asked, refuse, remaining, said_arrivals
 
-Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
+ALL = "all"
 
 
 def from_file(arguments: argparse.Namespace) -> Answer:
@@ -35,114 +33,52 @@ def from_file(arguments: argparse.Namespace) -> Answer:
     said = remaining(arguments) if arguments.variance_reduction is not None or arguments.correlation is not None else None
     if said is not None and arguments.covariate:
         raise ValueError("--covariate estimates what --variance-reduction or --correlation would say; give one")
-    history = read(arguments.file, parse_metric(arguments.metric), arguments)
-    arrivals = history.arrivals
-    if arguments.units_per_day is not None:
-        counts = [parse_number("--units-per-day", part) for part in arguments.units_per_day.split(",")]
-        arrivals = steady(counts[0]) if len(counts) == 1 else fit(counts)
-    asked = design_asked(arguments, metric=history.metric, kind=history.kind, outcome=outcome_of(history, said), arrivals=arrivals)
+    history = _read(arguments)
+    asked = design_asked(
+        arguments,
+        metric=history.metric,
+        kind=history.kind,
+        outcome=outcome_of(history, said),
+        arrivals=history.arrivals or said_arrivals(arguments),
+    )
     notes = [f"Baseline and variance are of {history.units:,} units in {arguments.file.name}, as if they were the control."]
     return answer(asked, arguments.file.name, notes)
 
 
-def read(path: Path, metric: MetricOption, arguments: argparse.Namespace) -> History:
-    """The metric over all units of the table. Raises ValueError (TableError), OSError."""
-    table = Table(path)
-    unit = table.labels(arguments.unit) if arguments.unit else None
-    of_row = np.arange(table.rows) if unit is None else unit.codes
-    count = table.rows if unit is None else len(unit.names)
+def _read(arguments: argparse.Namespace) -> History:
+    """The metric over all units of the table, as one arm. Raises ValueError (TableError), OSError."""
+    metric, table = parse_metric(arguments.metric), Table(arguments.file)
+    covariates = [parse_covariate(text, table.columns, [metric]) for text in arguments.covariate]
+    if len(covariates_of(metric, covariates)) < len(covariates):
+        raise ValueError(f"--covariate does not go with {metric.name!r}: covariates adjust means, and a ratio of two columns ratios only")
+    columns = [metric.column, metric.denominator, arguments.time, *(name for c in covariates for name in (c.column, c.denominator))]
+    names = [arguments.unit] if arguments.unit else []
+    table.keep(numbers=[column for column in columns if column and column not in names], names=names)
+    if arguments.unit:
+        labels = table.labels(arguments.unit)
+        units = Units(arms=[ALL], arm=np.zeros(len(labels.names), dtype=np.int64), of_row=labels.codes)
+    else:
+        units = Units(arms=[ALL], arm=np.zeros(table.rows, dtype=np.int64), of_row=None)
+    measured: Measured = measure(
+        table,
+        units,
+        split(table, units, None, None, []),
+        metric,
+        covariates,
+        parse_cap(arguments.cap) if arguments.cap else None,
+        0.0 if arguments.empty == "zero" else None,
+        sliced=False,
+    )
     arrivals = None
     if arguments.time is not None:
-        arrivals = _arrivals(_days(table, arguments.time), of_row, count)
-    kind, facts, joint = _measured(table, metric, of_row, count, arguments)
-    return History(metric=metric.name, kind=kind, facts=facts, joint=joint, arrivals=arrivals, units=count)
-
-
-def _measured(
-    table: Table, metric: MetricOption, of_row: Codes, count: int, arguments: argparse.Namespace
-) -> tuple[MetricKind, Moments | QuantileFacts, Joint | None]:
-    rows = table.numbers(metric.column)
-    if metric.level is not None:
-        if arguments.covariate:
-            raise ValueError("--covariate does not go with a quantile: covariates adjust means; leave it out")
-        return "quantile", _quantile(rows, of_row, metric.level), None
-    binary = bool(np.isin(rows, (0.0, 1.0)).all())
-    kind: MetricKind = metric.kind or ("proportion" if binary else "mean")
-    if kind == "proportion" and not binary:
-        raise TableError(
-            f"{table.path}: column {metric.column!r} is no proportion: it holds other numbers than 0 and 1; use {metric.column}:mean"
-        )
-    values = np.bincount(of_row, weights=rows, minlength=count).astype(np.float64)
-    per_event = getattr(metric, "per", "unit") == "event"
-    if kind == "proportion" and not per_event:
-        values = (values > 0).astype(np.float64)
-    if arguments.cap is not None and kind != "proportion":
-        cap = parse_cap(arguments.cap)
-        bound = float(np.percentile(values, cap.percentile)) if cap.percentile is not None else cap.value
-        values = np.minimum(values, math.inf if bound is None else bound)
-    columns = [values]
-    if per_event:
-        columns.append(np.bincount(of_row, minlength=count).astype(np.float64))
-    elif metric.denominator is not None:
-        columns.append(np.bincount(of_row, weights=table.numbers(metric.denominator), minlength=count).astype(np.float64))
-    below = len(columns) == 2
-    columns += [_covariate(table, name, of_row, count) for name in arguments.covariate]
-    n, means, products = _joint(columns)
-    facts = Moments(n=n, mean=means[0], m2=products[0][0])
-    if below:
-        facts = Moments(
-            n=n,
-            mean=means[0],
-            m2=products[0][0],
-            denominator_mean=means[1],
-            denominator_m2=products[1][1],
-            comoment=products[0][1],
-        )
-    joint = None
-    if arguments.covariate:
-        names = tuple(arguments.covariate)
-        joint = Joint(n=n, means=means, products=products, ratio=below, covariates=names, ratios=(False,) * len(names))
-    return ("ratio" if below else kind), facts, joint
-
-
-def _covariate(table: Table, name: str, of_row: Codes, count: int) -> Floats:
-    """Mean per unit; where there is none, the mean of all."""
-    values = table.numbers(name, empty=math.nan)
-    known = ~np.isnan(values)
-    rows = np.bincount(of_row[known], minlength=count)
-    means = np.bincount(of_row[known], weights=values[known], minlength=count) / np.maximum(rows, 1)
-    if not (rows > 0).any():
-        raise TableError(f"{table.path}: column {name!r} is empty; a covariate needs numbers")
-    return np.where(rows > 0, means, means[rows > 0].mean())
-
-
-def _joint(columns: list[Floats]) -> tuple[int, tuple[float, ...], tuple[tuple[float, ...], ...]]:
-    table = np.stack(columns)
-    means = table.mean(axis=1)
-    apart = table - means[:, None]
-    return table.shape[1], tuple(map(float, means)), tuple(tuple(map(float, row)) for row in apart @ apart.T)
-
-
-def _quantile(values: Floats, of_row: Codes, level: float) -> QuantileFacts:
-    ordered, n = np.sort(values), len(values)
-    h = quantile_half_width(level, n)
-    value, low, high = (float(ordered[min(n - 1, max(0, math.ceil(share * n) - 1))]) for share in (level, level - h, level + h))
-    _, place = np.unique(of_row, return_inverse=True)
-    counts = np.bincount(place).astype(np.float64)
-    below = np.bincount(place, weights=(values <= value).astype(np.float64)).astype(np.float64)
-    units, means, products = _joint([below, counts])
-    return QuantileFacts(
-        level=level,
-        events=n,
-        units=units,
-        value=value,
-        low=low,
-        high=high,
-        below_mean=means[0],
-        below_m2=products[0][0],
-        count_mean=means[1],
-        count_m2=products[1][1],
-        comoment=products[0][1],
+        arrivals = _arrivals(_days(table, arguments.time), units.row_units(), units.count)
+    return History(
+        metric=measured.name,
+        kind=measured.kind,
+        facts=measured.facts.get(ALL),
+        joint=measured.joint[ALL] if measured.joint else None,
+        arrivals=arrivals,
+        units=units.count,
     )
 
 
@@ -165,8 +101,8 @@ def _days(table: Table, name: str) -> Codes:
                 f"{table.path}: column {name!r} holds no times ({str(error).splitlines()[0]});"
                 " write for example 2026-11-23T12:00, or day numbers"
             ) from None
-        if not np.isfinite(days).all():
-            raise TableError(f"{table.path}: column {name!r} holds a day that is no number; give one or leave the row out")
+        if not (np.isfinite(days).all() and (np.abs(days) < 1e7).all()):
+            raise TableError(f"{table.path}: column {name!r} holds numbers that are no days; give a time, a date or a number of days")
         parts.append(days.astype(np.int64))
     return np.concatenate(parts)
 

@@ -25,7 +25,7 @@ from analytics.warehouse.history import Past, exposed_per_day, read_past, route_
 from analytics.warehouse.snapshot import open_readable
 
 KINDS: dict[str, MetricKind] = {"latency_p95_ms": "quantile", "failure_rate": "ratio"}
-OF_FILE = ("covariate", "unit", "time", "cap")
+OF_FILE = ("covariate", "unit", "time", "cap", "empty")
 DAYS = 28
 
 

@@ -54,6 +54,8 @@ def level_and_variance(kind: MetricKind, facts: Moments | QuantileFacts | None, 
         return facts.value, per_event / facts.count_mean
     if facts is None or facts.n < 2:
         raise ValueError(f"{metric!r}: {0 if facts is None else facts.n} units in the history; it takes at least 2")
+    if kind == "proportion":
+        return facts.mean, facts.mean * (1 - facts.mean)
     if kind != "ratio":
         return facts.mean, mean_variance(facts)
     value = ratio_value(facts)

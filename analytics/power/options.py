@@ -24,7 +24,7 @@ def plain_numbers(arguments: argparse.Namespace) -> Asked:
     baseline = parse_number("--baseline", arguments.baseline)
     kind = _kind(arguments, baseline)
     outcome = Outcome(baseline=baseline, variance=None if kind == "proportion" else arguments.sd**2, remaining=remaining(arguments))
-    return design_asked(arguments, metric="", kind=kind, outcome=outcome, arrivals=_arrivals(arguments))
+    return design_asked(arguments, metric="", kind=kind, outcome=outcome, arrivals=said_arrivals(arguments))
 
 
 def design_asked(arguments: argparse.Namespace, *, metric: str, kind: MetricKind, outcome: Outcome, **known: Any) -> Asked:
@@ -105,7 +105,8 @@ def _kind(arguments: argparse.Namespace, baseline: float) -> MetricKind:
     return kind
 
 
-def _arrivals(arguments: argparse.Namespace) -> Arrivals | None:
+def said_arrivals(arguments: argparse.Namespace) -> Arrivals | None:
+    """What --units-per-day says. Raises ValueError."""
     if arguments.units_per_day is None:
         return None
     counts = [parse_number("--units-per-day", part) for part in arguments.units_per_day.split(",")]

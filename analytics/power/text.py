@@ -13,9 +13,9 @@ NAMES = {"fixed": "one look", "always_valid": "any look", "group_sequential": "p
 
 def to_text(answer: Answer) -> str:
     """As text of at most 100 columns, ending in a newline."""
-    lines = [*wrap(_headline(answer), ""), ""]
+    lines = wrap(_headline(answer), "")
     if answer.designs:
-        lines += _designs(answer)
+        lines += ["", *_designs(answer)]
     if answer.ahead is not None:
         lines += _ahead(answer, answer.ahead)
     if answer.by_day:
@@ -103,7 +103,7 @@ def _ahead(answer: Answer, ahead: Ahead) -> list[str]:
             rows.append([name, *_needed(way, answer, ahead)])
     if not rows:
         return [*lines, "  nothing can be told yet: no units, or nothing varies"]
-    header = ["read at", "found today", "power now", "when planned units are there", "more units", "more days"]
+    header = ["read at", "found today", "power now", "power at planned_units", "more units", "more days"]
     return lines + table([h if any(row[i] for row in rows) else "" for i, h in enumerate(header)], rows)
 
 
