@@ -5,13 +5,12 @@ capital process with predictable plug-in bets (eq. 26).
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 
 from analytics.inference.bounded import on_unit_interval
+from analytics.inference.roots import falling_root
 
 # No bet risks more than this share of the capital at once.
 LARGEST_STAKE = 0.5
@@ -29,8 +28,8 @@ def interval(values: ArrayLike, low: float, high: float, alpha: float) -> tuple[
     bets = _bets(x, alpha)
     threshold = math.log(2 / alpha)
     # The capital that bets on a larger mean falls with m, the one that bets on a smaller rises: one root each.
-    lower = _root(lambda m: most_log_capital(x, bets, m) - threshold)
-    upper = 1 - _root(lambda m: most_log_capital(1 - x, bets, m) - threshold)
+    lower = falling_root(lambda m: most_log_capital(x, bets, m) - threshold, 0.0, 1.0)
+    upper = 1 - falling_root(lambda m: most_log_capital(1 - x, bets, m) - threshold, 0.0, 1.0)
     scale = high - low
     return (low + scale * lower, low + scale * upper) if lower <= upper else None
 
@@ -48,12 +47,3 @@ def _bets(x: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
     variance = (0.25 + np.cumsum((x - mean) ** 2)) / (t + 1)
     before = np.concatenate([[0.25], variance[:-1]])
     return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (t * np.log1p(t) * before)))
-
-
-def _root(excess: Callable[[float], float]) -> float:
-    """The least m in [0, 1] at which a falling function is not above 0."""
-    if excess(0.0) <= 0:
-        return 0.0
-    if excess(1.0) > 0:
-        return 1.0
-    return float(brentq(excess, 0.0, 1.0, xtol=1e-13))

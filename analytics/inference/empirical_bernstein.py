@@ -8,12 +8,12 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import gammainc, gammaln
 
 from analytics.inference.bounded import on_unit_interval
 from analytics.inference.confidence_sequence import mixture_scale
 from analytics.inference.contrast import Interval
+from analytics.inference.roots import falling_root
 
 # The sequence is tightest where the variance of values put on [0, 1] is this: between that of a rare event and that of a coin.
 VARIANCE_GUESS = 0.05
@@ -58,7 +58,7 @@ def crossing(variance: float, alpha: float, tightest_at: float) -> float:
     reach = 1.0 + math.sqrt(shape)
     while evidence(reach) < 0:
         reach *= 2
-    return float(brentq(evidence, 0.0, reach, rtol=1e-12))
+    return falling_root(lambda u: -evidence(u), 0.0, reach)
 
 
 def _log_lower(shape: float, x: float) -> float:

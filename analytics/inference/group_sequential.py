@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
+
+from analytics.inference.roots import falling_root
 
 # Looks closer than this (in information) would need ever finer quadrature and could hardly spend anything.
 CLOSEST = 1e-4
@@ -74,9 +75,11 @@ def _solve(points: Array, mass: Array, t: float, before: float, spend: float) ->
     furthest = min(-float(ndtri(spend / 2)), FURTHEST_Z)
 
     def excess(z: float) -> float:
-        return float(mass @ ndtr((points - z * root) / step)) - spend / 2
+        crossed = float(mass @ ndtr((points - z * root) / step))
+        # In logarithms, as tails fall too steeply for false position.
+        return math.log(crossed / (spend / 2)) if crossed > 0 else -math.inf
 
-    return float(brentq(excess, 0.0, furthest, xtol=1e-11, rtol=1e-12)) if excess(furthest) < 0 else furthest
+    return falling_root(excess, 0.0, furthest)
 
 
 def _carry(points: Array, mass: Array, t: float, before: float, critical: float, next_step: float) -> tuple[Array, Array]:

@@ -6,12 +6,12 @@ and the pooled z agree always, which Wald and Newcombe intervals do not: they st
 """
 
 import math
-from collections.abc import Callable
 
 import msgspec
 
 from analytics.facts import Moments
 from analytics.inference.contrast import UNBOUNDED, Interval, LogRatio, welch_df
+from analytics.inference.roots import falling_root
 
 
 class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +84,8 @@ class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
     def difference_interval(self, critical: float) -> Interval:
         """Mee's score interval of treated - control."""
         centre = self.treated - self.control
-        low = _root(lambda d: self._score_of_difference(d) - critical, -1.0, centre) if centre > -1 else -1.0
-        high = _root(lambda d: self._score_of_difference(d) + critical, centre, 1.0) if centre < 1 else 1.0
+        low = falling_root(lambda d: self._score_of_difference(d) - critical, -1.0, centre) if centre > -1 else -1.0
+        high = falling_root(lambda d: self._score_of_difference(d) + critical, centre, 1.0) if centre < 1 else 1.0
         return (low, high)
 
     def ratio_interval(self, critical: float) -> Interval:
@@ -96,13 +96,13 @@ class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
         high_end = max(centre, 1 / self.n_b)
         while self.statistic(high_end) > -critical:
             high_end *= 2
-        high = _root(lambda r: self.statistic(r) + critical, centre, high_end)
+        high = falling_root(lambda r: self.statistic(r) + critical, centre, high_end)
         if self.x_b == 0:
             return (0.0, high)
         low_end = centre
         while self.statistic(low_end) < critical:
             low_end /= 2
-        return (_root(lambda r: self.statistic(r) - critical, low_end, centre), high)
+        return (falling_root(lambda r: self.statistic(r) - critical, low_end, centre), high)
 
     def _welch(self, own: float, other: float) -> float | None:
         return welch_df(own, other, (self.n_a - 1, self.n_b - 1)) if own + other > 0 and min(self.n_a, self.n_b) > 1 else None
@@ -140,30 +140,3 @@ def _constrained(x_a: int, n_a: int, x_b: int, n_b: int, difference: float) -> f
         angle = (math.pi + math.acos(min(1.0, max(-1.0, v / u**3)))) / 3
         root = 2 * u * math.cos(angle) - b / (3 * n)
     return min(min(1.0, 1 - difference), max(max(0.0, -difference), root))
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """The zero of a decreasing function in [low, high], by the Illinois form of false position."""
-    at_low, at_high = function(low), function(high)
-    if not at_low > 0:
-        return low
-    if not at_high < 0:
-        return high
-    side = 0
-    for step in range(200):
-        bounded = math.isfinite(at_low) and math.isfinite(at_high) and step < 60
-        middle = (low * at_high - high * at_low) / (at_high - at_low) if bounded else (low + high) / 2
-        if not low < middle < high:
-            return middle
-        value = function(middle)
-        if value == 0 or high - low <= 1e-15 * max(abs(low), abs(high)):
-            return middle
-        if value > 0:
-            low, at_low = middle, value
-            at_high = at_high / 2 if side > 0 else at_high
-            side = 1
-        else:
-            high, at_high = middle, value
-            at_low = at_low / 2 if side < 0 else at_low
-            side = -1
-    return (low + high) / 2
