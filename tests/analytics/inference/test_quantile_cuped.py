@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
+from joint_cases import joint
 from report_cases import quantile
 
-from analytics.facts import Joint, QuantileFacts
+from analytics.facts import QuantileFacts
 from analytics.inference.cuped import adjusted_contrast
 from analytics.inference.quantile import quantile_contrast, quantile_half_width, quantile_variance
 
@@ -55,21 +56,6 @@ def test_says_nothing_where_it_cannot(change):
         "below_mean": 0.5, "below_m2": 25.0, "count_mean": 1.0, "count_m2": 0.0, "comoment": 0.0,
     }  # fmt: skip
     assert quantile_variance(QuantileFacts(**(given | change))) is None
-
-
-def joint(*columns: np.ndarray, ratio: bool = False, ratios: tuple[bool, ...] | None = None) -> Joint:
-    """Joint moments of outcome (numerator, denominator) and covariates per unit."""
-    rows = np.stack(columns)
-    table = (rows - rows.mean(axis=1, keepdims=True)) @ (rows - rows.mean(axis=1, keepdims=True)).T
-    ratios = (False,) * (len(columns) - 1 - ratio) if ratios is None else ratios
-    return Joint(
-        n=rows.shape[1],
-        means=tuple(map(float, rows.mean(axis=1))),
-        products=tuple(tuple(map(float, row)) for row in table),
-        ratio=ratio,
-        covariates=tuple(f"x{i}" for i in range(len(ratios))),
-        ratios=ratios,
-    )
 
 
 def test_cuped_difference_and_variance():
