@@ -18,11 +18,12 @@ def parse_weights(texts: Sequence[str], periods: Sequence[str]) -> dict[str, dic
             raise ValueError(
                 f"--weights {text!r} names no period of the --period column; write PERIOD:A=0.5,B=0.5, known: {', '.join(periods)}"
             )
-        if period in result:
-            raise ValueError(f"--weights names period {period!r} twice")
-        result[period if named else ""] = _shares(rest if named else text)
-    if len(result) > 1 and not periods:
-        raise ValueError("--weights is given twice; the weights of several periods need --period")
+        key = period if named else ""
+        if key in result:
+            raise ValueError(
+                f"--weights names period {key!r} twice" if named else "--weights is given twice; several periods need --period"
+            )
+        result[key] = _shares(rest if named else text)
     for missing in [period for period in periods if texts and period not in result]:
         raise ValueError(f"--weights says nothing of period {missing!r}; give every period its weights")
     return result
