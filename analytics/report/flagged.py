@@ -27,6 +27,8 @@ def flagged_check(
         kind=metric.inferred_as,
         direction=metric.direction,
         facts=facts.with_flagged.primary,
+        cap=facts.caps.get(experiment.primary),
+        sql=facts.sql.get(experiment.primary, ""),
     )
     arms = list(experiment.arms)
     (primary_with,) = compare_family([question], arms, experiment.control, rules(experiment))

@@ -1,126 +1,114 @@
-"""Per-unit totals and their moments per arm, by push-down SQL."""
+"""Moments and cross-products of columns of the units' table, per group, in one pass: sums about a shift, checked for cancellation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from analytics.events import GATEWAY_KINDS
-from analytics.experiment import Metric
-from analytics.facts import Moments
-from analytics.warehouse.client import Warehouse
-from analytics.warehouse.scope import Scope
+from analytics.facts import Joint, Moments
+from analytics.warehouse.unit_table import Units
 
-MICROSECONDS_PER_HOUR = 3_600_000_000
-TIME = "least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at))"
+SAMPLE_PER_ARM = 4096
+# Digits that a sum about a shift may lose before a group is read again, centred: squares of 16 digits keep 9.
+WORST_LOSS = 1e6
 
 
-class UnitMoments(NamedTuple):
-    """`metrics[name][arm]` (with the built-in failure_rate), `latency[arm]`, and the work done per arm."""
+class Sums(NamedTuple):
+    """Of the units of one group: how many, the means of the columns, and centred sums of products [k][k]."""
 
-    metrics: dict[str, dict[str, Moments]]
-    latency: dict[str, Moments]
-    generations: dict[str, int]
-    images: dict[str, int]
-    failures: dict[str, int]
+    n: int
+    means: tuple[float, ...]
+    products: tuple[tuple[float, ...], ...]
 
+    def moments(self, ratio: bool) -> Moments:
+        """Of the first column, for a ratio over the second."""
+        if not ratio:
+            return Moments(n=self.n, mean=self.means[0], m2=self.products[0][0])
+        return Moments(
+            n=self.n,
+            mean=self.means[0],
+            m2=self.products[0][0],
+            denominator_mean=self.means[1],
+            denominator_m2=self.products[1][1],
+            comoment=self.products[0][1],
+        )
 
-class _Column(NamedTuple):
-    """A per-unit value, and for a ratio its denominator, as aggregates over the unit's joined events `e`."""
-
-    numerator: str
-    denominator: str | None
-
-
-def exposed(scope: Scope) -> str:
-    """A subquery of (unit, first_arm, exposed_at in microseconds, chance, several): one row per unit with an exposure that counts."""
-    exposures = scope.events(f"event_id, unit, arm, propensity, {TIME} AS at", f"kind = 'exposure' AND {scope.counted} AND unit != ''")
-    return f"""(SELECT unit, argMin(arm, (at, event_id)) AS first_arm, min(at) AS exposed_at,
-        argMin(tuple(propensity), (at, event_id)).1 AS chance, uniqExact(arm) > 1 AS several FROM {exposures} GROUP BY unit)"""
-
-
-def exposed_once(scope: Scope) -> str:
-    """`exposed` without the units that saw several arms or another than {arms:Array(String)}."""
-    return f"(SELECT unit, first_arm, exposed_at FROM {exposed(scope)} WHERE NOT several AND has({{arms:Array(String)}}, first_arm))"
+    def joint(self, ratio: bool, covariates: tuple[str, ...] = (), ratios: tuple[bool, ...] = ()) -> Joint:
+        """All columns."""
+        return Joint(n=self.n, means=self.means, products=self.products, ratio=ratio, covariates=covariates, ratios=ratios)
 
 
-def in_window(kind: str, window_hours: float | None) -> str:
-    """Whether the joined event `e` counts for the unit `x`; the inverse of what `read_facts` leaves out."""
-    parts = []
-    if kind not in GATEWAY_KINDS:
-        parts.append("e.at >= x.exposed_at")
-    if window_hours is not None:
-        parts.append(f"e.at <= x.exposed_at + {round(window_hours * MICROSECONDS_PER_HOUR)}")
-    if kind == "preference":
-        parts.append("e.arm = x.first_arm")
-    return " AND ".join(parts) or "1"
+Group = tuple[Any, ...]
 
 
-def read_moments(warehouse: Warehouse, scope: Scope, arms: Sequence[str], metrics: Mapping[str, Metric]) -> UnitMoments:
-    """Moments of proportion, mean and ratio metrics over exposed units, of failure_rate, and of the mean latency per unit."""
-    parameters: dict[str, Any] = {**scope.parameters, "arms": list(arms)}
-    columns = [_column(metric, parameters) for metric in metrics.values()]
-    names = [*metrics, "failure_rate"]
-    columns.append(_Column("countIf(e.kind = 'generation' AND e.failed)", "countIf(e.kind = 'generation')"))
-    kinds = {kind for metric in metrics.values() for kind in (metric.event, metric.denominator) if kind} | {"generation", "image"}
-    events = scope.events(
-        f"event_id, kind, unit, arm, value, {TIME} AS at, status = 'failed' AS failed, queue_ms + service_ms AS ms",
-        f"kind IN {{kinds:Array(String)}} AND {scope.counted} AND unit != ''",
-    )
-    timed = "e.kind = 'generation' AND NOT e.failed AND e.ms IS NOT NULL"
-    totals = [f"{c.numerator} AS n{i}, {c.denominator or 1} AS d{i}" for i, c in enumerate(columns)]
-    work = [f"avgIf(e.ms, {timed}) AS latency", "countIf(e.kind = 'generation') AS generations", "countIf(e.kind = 'image') AS images"]
-    outer = [f"{_moments(f'n{i}', f'd{i}')}" for i in range(len(columns))]
-    sql = f"""
-        SELECT first_arm, count(), sum(generations), sum(images), sum(n{len(columns) - 1}),
-            countIf(latency IS NOT NULL), {_moments("ifNull(latency, 0)", "1", "If", "latency IS NOT NULL")}, {", ".join(outer)}
-        FROM (SELECT x.unit AS unit, any(x.first_arm) AS first_arm, {", ".join([*work, *totals])}
-            FROM {exposed_once(scope)} AS x LEFT JOIN {events} AS e ON e.unit = x.unit GROUP BY x.unit)
-        GROUP BY first_arm"""
-    result = UnitMoments({name: {} for name in names}, {}, {}, {}, {})
-    for arm in arms:
-        for name in names:
-            ratio = columns[names.index(name)].denominator is not None
-            result.metrics[name][arm] = Moments(n=0, mean=0.0, m2=0.0, denominator_mean=0.0 if ratio else 1.0)
-    for arm, units, generations, images, failures, timed_units, *rest in warehouse.query(sql, {**parameters, "kinds": sorted(kinds)}):
-        result.generations[arm], result.images[arm], result.failures[arm] = int(generations), int(images), int(failures)
-        if timed_units:
-            result.latency[arm] = moments(timed_units, rest[:5], False)
-        for i, name in enumerate(names):
-            result.metrics[name][arm] = moments(units, rest[5 * (i + 1) : 5 * (i + 2)], columns[i].denominator is not None)
+def read_sums(units: Units, blocks: Mapping[str, Sequence[str]], keys: Sequence[str], where: str = "1") -> dict[str, dict[Group, Sums]]:
+    """`blocks[name]`: expressions over a unit's columns. Per name and group of `keys` (expressions; the first an arm) the sums
+    over units in figures (arm > 0) that fit `where`. Groups without units are left out."""
+    columns = list(dict.fromkeys(text for block in blocks.values() for text in block))
+    if not columns:
+        return {name: {} for name in blocks}
+    pairs = list(dict.fromkeys(pair for block in blocks.values() for pair in _pairs([columns.index(text) for text in block])))
+    shift = _shift(units, columns, where)
+    found: dict[Group, tuple[int, list[float], dict[tuple[int, int], float]]] = {}
+    worst = 0.0
+    for group, n, sums, products in _read(units, columns, pairs, keys, where, shift):
+        means = [total / n for total in sums]
+        centred = {(i, j): value - sums[i] * means[j] for (i, j), value in zip(pairs, products, strict=True)}
+        worst = max([worst, *(n * means[i] ** 2 / value for (i, j), value in centred.items() if i == j and means[i] and value > 0)])
+        worst = max(
+            [worst, *(WORST_LOSS * 10 for (i, j), value in centred.items() if i == j and value <= 0 and abs(means[i]) > 0 and n > 1)]
+        )
+        found[group] = (n, [mean + at for mean, at in zip(means, shift, strict=True)], centred)
+    if worst > WORST_LOSS:
+        found = {group: (n, means, by_pair) for group, n, means, by_pair in _read_stable(units, columns, pairs, keys, where)}
+    result: dict[str, dict[Group, Sums]] = {}
+    for name, block in blocks.items():
+        at = [columns.index(text) for text in block]
+        result[name] = {
+            group: Sums(n, tuple(means[i] for i in at), tuple(tuple(by_pair[min(i, j), max(i, j)] for j in at) for i in at))
+            for group, (n, means, by_pair) in found.items()
+        }
     return result
 
 
-def moments(n: int, row: Sequence[float], ratio: bool) -> Moments:
-    """From mean, m2, denominator mean, denominator m2, comoment."""
-    if not ratio:
-        return Moments(n=int(n), mean=float(row[0]), m2=float(row[1]))
-    mean, m2, denominator_mean, denominator_m2, comoment = map(float, row)
-    return Moments(n=int(n), mean=mean, m2=m2, denominator_mean=denominator_mean, denominator_m2=denominator_m2, comoment=comoment)
+def _pairs(at: list[int]) -> list[tuple[int, int]]:
+    return [(min(i, j), max(i, j)) for position, i in enumerate(at) for j in at[position:]]
 
 
-def _moments(x: str, y: str, suffix: str = "", condition: str = "") -> str:
-    """Mean, centred sum of squares, the same of `y`, and the sum of centred products; compensated, and stable far from 0."""
-    also = f", {condition}" if condition else ""
-    n = f"count{suffix}({condition})"
-
-    def mean(v: str) -> str:
-        return f"sumKahan{suffix}(toFloat64({v}){also}) / {n}"
-
-    def pop(v: str) -> str:
-        return f"varPopStable{suffix}(toFloat64({v}){also}) * {n}"
-
-    return f"{mean(x)}, {pop(x)}, {mean(y)}, {pop(y)}, covarPopStable{suffix}(toFloat64({x}), toFloat64({y}){also}) * {n}"
+def _shift(units: Units, columns: Sequence[str], where: str) -> list[float]:
+    """Near every column's mean: the mean of some units of each arm."""
+    named = ", ".join(f"{text} AS x{i}" for i, text in enumerate(columns))
+    means = ", ".join(f"avg(x{i})" for i in range(len(columns)))
+    sql = f"SELECT {means} FROM (SELECT arm, {named} FROM {units.table} WHERE arm > 0 AND {where} LIMIT {SAMPLE_PER_ARM} BY arm)"
+    ((*found,),) = units.query(sql)
+    return [float(value) if value == value and abs(value) < 1e300 else 0.0 for value in found]
 
 
-def _column(metric: Metric, parameters: dict[str, Any]) -> _Column:
-    def condition(kind: str) -> str:
-        key = f"kind{len(parameters)}"
-        parameters[key] = kind
-        return f"e.kind = {{{key}:String}} AND {in_window(kind, metric.window_hours)}"
+def _read(
+    units: Units, columns: Sequence[str], pairs: Sequence[tuple[int, int]], keys: Sequence[str], where: str, shift: Sequence[float]
+) -> list[tuple[Group, int, list[float], list[float]]]:
+    groups = ", ".join(f"{key} AS g{i}" for i, key in enumerate(keys))
+    named = ", ".join(f"{text} - {at!r} AS x{i}" for i, (text, at) in enumerate(zip(columns, shift, strict=True)))
+    sums = ", ".join([*(f"sum(x{i})" for i in range(len(columns))), *(f"sum(x{i} * x{j})" for i, j in pairs)])
+    by = ", ".join(f"g{i}" for i in range(len(keys)))
+    sql = f"SELECT {by}, count(), {sums} FROM (SELECT {groups}, {named} FROM {units.table} WHERE arm > 0 AND {where}) GROUP BY {by}"
+    result = []
+    for row in units.query(sql):
+        key, n, rest = tuple(row[: len(keys)]), int(row[len(keys)]), [float(value) for value in row[len(keys) + 1 :]]
+        result.append((key, n, rest[: len(columns)], rest[len(columns) :]))
+    return result
 
-    counts = condition(metric.event)
-    if metric.kind == "proportion":
-        return _Column(f"countIf({counts}) > 0", None)
-    total = f"countIf({counts})" if metric.kind == "ratio" else f"sumKahanIf(ifNull(e.value, 1), {counts})"
-    if metric.cap is not None:
-        total = f"least({total}, {float(metric.cap)!r})"
-    return _Column(total, f"countIf({condition(metric.denominator)})" if metric.denominator else None)
+
+def _read_stable(
+    units: Units, columns: Sequence[str], pairs: Sequence[tuple[int, int]], keys: Sequence[str], where: str
+) -> list[tuple[Group, int, list[float], dict[tuple[int, int], float]]]:
+    """Slower: updated means, so that no digits are lost wherever a group lies."""
+    groups = ", ".join(f"{key} AS g{i}" for i, key in enumerate(keys))
+    named = ", ".join(f"{text} AS x{i}" for i, text in enumerate(columns))
+    means = [f"sumKahan(x{i}) / count()" for i in range(len(columns))]
+    products = [f"{f'varPopStable(x{i})' if i == j else f'covarPopStable(x{i}, x{j})'} * count()" for i, j in pairs]
+    by = ", ".join(f"g{i}" for i in range(len(keys)))
+    inner = f"SELECT {groups}, {named} FROM {units.table} WHERE arm > 0 AND {where}"
+    result = []
+    for row in units.query(f"SELECT {by}, count(), {', '.join([*means, *products])} FROM ({inner}) GROUP BY {by}"):
+        key, n, rest = tuple(row[: len(keys)]), int(row[len(keys)]), [float(value) for value in row[len(keys) + 1 :]]
+        result.append((key, n, rest[: len(columns)], dict(zip(pairs, rest[len(columns) :], strict=True))))
+    return result
