@@ -100,5 +100,5 @@ def _line(points: Sequence[tuple[float, float]], name: str, *, dots: bool = True
 
 
 def _legend(arms: Mapping[str, int]) -> str:
-    keys = "".join(f'<span class="key c{k % COLOURS}"></span>{escape(arm)} ' for k, arm in enumerate(arms))
-    return f'<p class="legend">{keys}<span class="key dashed"></span>promised by the weights</p>'
+    keys = "".join(f'<span><span class="key c{k % COLOURS}"></span>{escape(arm)}</span>' for k, arm in enumerate(arms))
+    return f'<p class="legend">{keys}<span><span class="key dashed"></span>promised by the weights</span></p>'

@@ -7,8 +7,8 @@ from analytics.report.schema import Breakdown, MetricReport, Report
 from analytics.report.text_views import heterogeneity_lines, primary_of
 
 LEGEND = (
-    '<p class="legend"><span class="key thick"></span>one planned look <span class="key thin"></span>at any look '
-    '<span class="key dash"></span>guardrail margin</p>'
+    '<p class="legend"><span><span class="key thick"></span>one planned look</span><span><span class="key thin"></span>at any look</span>'
+    '<span><span class="key dash"></span>guardrail margin</span></p>'
 )
 
 

@@ -37,6 +37,7 @@ def body(report: Report, gallery: Sequence[GalleryPicture] = ()) -> str:
         tables.arms(report),
         tables.numbers(report),
         tables.checks(report),
+        tables.history(report),
         tables.notes(report),
         tables.methods(report),
         tables.sql(report),

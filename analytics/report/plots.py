@@ -10,7 +10,7 @@ from analytics.checks import SampleRatio
 from analytics.inference.contrast import Interval
 from analytics.inference.tails import two_sided_critical
 from analytics.report.schema import AgePoint, Breakdown, Comparison, MetricReport
-from analytics.report.svg import Axis, axis_of, bar, dot, line, svg, text, upright
+from analytics.report.svg import Axis, axis_of, bar, dot, line, svg, upright
 from analytics.report.words import number, plural, signed
 
 ROW = 40
@@ -77,7 +77,7 @@ def _forest(lifts: Sequence[Lift]) -> str:
         parts.append(dot(axis.across(c.relative.value or 0.0), y, 6, "dot"))
         label = f"{row.name}, {row.below}: {signed(c.relative.value)}"
         drawn.append(_row(row.name, row.below, svg(ROW, label, parts), signed(c.relative.value)))
-    ticks = [text(axis.across(tick), 16, _percent(tick, axis), "middle") for tick in axis.ticks()]
+    ticks = axis.labels(16, lambda tick: _percent(tick, axis))
     return f'<div class="rows">{"".join(drawn)}{_row("", "", svg(22, "scale", ticks), "")}</div>'
 
 
@@ -127,7 +127,7 @@ def ages(points: Sequence[AgePoint]) -> str:
         parts.append(dot(axis.across(lift), 14, 5, "dot"))
         name = f"day {point.day + 1}" + (f" · {arm}" if several else "")
         drawn.append(_row(name, plural(sum(point.units.values()), "unit"), svg(28, f"{name}: {signed(lift)}", parts), signed(lift)))
-    ticks = [text(axis.across(tick), 16, _percent(tick, axis), "middle") for tick in axis.ticks()]
+    ticks = axis.labels(16, lambda tick: _percent(tick, axis))
     return f'<div class="rows tight">{"".join(drawn)}{_row("", "", svg(22, "scale", ticks), "")}</div>'
 
 

@@ -47,9 +47,9 @@ svg circle.c4{fill:var(--sky)}
 .row .name{font-size:14px;line-height:1.3;overflow-wrap:anywhere} .row .name span{display:block;font-size:13px}
 .row .value{text-align:right;font-size:14px;font-variant-numeric:tabular-nums}
 .tight .name span{display:inline;margin-left:8px}
+.legend>span:not(.key){white-space:nowrap;margin-right:16px}
 .legend{margin-top:12px;color:var(--quiet);font-size:13px}
-.key{display:inline-block;width:24px;margin:0 8px 3px 16px;border-top:1.5px solid var(--accent)}
-.key:first-child{margin-left:0}
+.key{display:inline-block;width:24px;margin:0 8px 3px 0;border-top:1.5px solid var(--accent)}
 .key.thick{border-top-width:6px;border-radius:3px;margin-bottom:1px} .key.dash{border-top:1.5px dashed var(--bad)}
 .key.dashed{border-top:1.5px dashed var(--quiet)} .key.c0,.key.c1,.key.c2,.key.c3,.key.c4{border-top-width:3px;margin-bottom:2px}
 .key.c1{border-color:var(--teal)} .key.c2{border-color:var(--amber)} .key.c3{border-color:var(--rose)} .key.c4{border-color:var(--sky)}
@@ -59,8 +59,11 @@ table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:ta
 th{text-align:right;font-weight:500;color:var(--quiet);padding:8px 10px;border-bottom:1px solid var(--line);vertical-align:bottom}
 td{text-align:right;padding:10px;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:top}
 th:first-child,td:first-child{text-align:left;padding-left:0;white-space:normal}
+.history td:last-child{white-space:normal;text-align:left;min-width:260px} .history th:last-child{text-align:left}
+td:nth-child(2){white-space:normal;overflow-wrap:anywhere;min-width:72px}
 .words td,.words th{text-align:left;white-space:normal}
-.method{text-align:left;white-space:normal;min-width:230px;font-size:12px;line-height:1.45}
+tr:has(+.method) td{border-bottom:0;padding-bottom:2px}
+.method td{text-align:left;white-space:normal;font-size:12px;line-height:1.45;color:var(--quiet);padding-top:0}
 .tag{display:inline-block;padding:0 8px;border-radius:9px;background:var(--soft);color:var(--quiet);font-size:12px;white-space:nowrap}
 .tag.good{color:var(--good)} .tag.bad{color:var(--bad)}
 code{font:12px ui-monospace,SFMono-Regular,Menlo,monospace;overflow-wrap:anywhere}
@@ -72,7 +75,7 @@ details>*:not(summary){margin-left:18px;margin-bottom:10px}
 details h3{font-size:15px;margin:0 0 8px} details:target{background:var(--soft)}
 summary{cursor:pointer;padding:10px 0} summary .quiet{font-size:13px;margin-left:8px}
 .gallery th,.gallery td{text-align:center;white-space:normal;padding:10px}
-.gallery tbody th{text-align:left;vertical-align:middle;color:var(--ink);max-width:260px}
+.gallery tbody th{text-align:left;vertical-align:middle;color:var(--ink);min-width:110px;max-width:260px}
 .gallery img{width:128px;height:128px;object-fit:contain;border-radius:12px;background:#fff;border:1px solid var(--line)}
 .checks{list-style:none;margin:0;padding:0}
 .checks li{display:grid;grid-template-columns:28px 160px minmax(0,1fr);
@@ -81,11 +84,12 @@ padding:10px 0;border-bottom:1px solid var(--line);color:var(--quiet)}
 .checks li::before{content:"✓";color:var(--good);font-weight:700}
 .checks .bad::before{content:"✗";color:var(--bad)}
 @media (max-width:720px){.salon{padding:28px 14px}.pair{grid-template-columns:minmax(0,1fr)}h1{font-size:28px}.banner{padding:20px}
-figure{padding:16px}.rows:not(.narrow) .row{grid-template-columns:minmax(0,1fr) auto;gap:2px 12px}.row .value{grid-column:2;grid-row:1}
+figure{padding:16px}.rows:not(.narrow) .row{grid-template-columns:minmax(0,1fr) auto;gap:2px 12px}
+.rows:not(.narrow) .row .value{grid-column:2;grid-row:1}
 .rows:not(.narrow) .row svg{grid-column:1/-1;grid-row:2}.checks li{grid-template-columns:24px minmax(0,1fr)}.checks li span{grid-column:2}}
 @media print{:root{
 --paper:#fff;--card:#fff;--ink:#000;--quiet:#444;--line:#bbb;--accent:#5b3fd6;--soft:#f3f1fb;--good:#1a7f4b;--bad:#b3261e}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}.salon{max-width:none;padding:0;font-size:12px}section{margin-top:24px}
-figure,.banner,tr,.checks li{break-inside:avoid}.wide{overflow:visible}table{font-size:10px}td,th{padding:4px}.method{min-width:0}
+figure,.banner,tr,.checks li{break-inside:avoid}.wide{overflow:visible}table{font-size:10px}td,th{padding:4px}
 details::details-content{content-visibility:visible;display:block;height:auto}pre{white-space:pre-wrap}}
 """

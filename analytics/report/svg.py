@@ -1,7 +1,7 @@
 """Inline SVG that keeps its letters' size at any width: across in percent, down in pixels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import msgspec
@@ -21,10 +21,17 @@ class Axis(msgspec.Struct, frozen=True):
         """The same as a percentage of the width."""
         return f"{100 * self.at(value):.2f}%"
 
-    def ticks(self, count: int = 8) -> list[float]:
+    def ticks(self, count: int = 6) -> list[float]:
         """About `count` round numbers on the axis."""
         step = _step((self.high - self.low) / count)
         return [i * step for i in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
+
+    def labels(self, y: float, words: Callable[[float], str]) -> list[str]:
+        """The ticks' names at height `y`; those at the ends stay inside."""
+        return [
+            text(self.across(t), y, words(t), "start" if self.at(t) < 0.08 else "end" if self.at(t) > 0.92 else "middle")
+            for t in self.ticks()
+        ]
 
 
 def axis_of(values: Sequence[float], *, widest: float = math.inf) -> Axis:

@@ -7,11 +7,13 @@ from analytics.report.formulas import Formula, formulas, of_comparison, page_tex
 from analytics.report.markdown import to_html
 from analytics.report.schema import Comparison, MetricReport, Report
 from analytics.report.text import check_lines
+from analytics.report.text_views import beside
 from analytics.report.words import chance, number, p_value, percent, signed, span
 
+NUMBERS_HEADER = ("Metric", "Arm", "Value", "Lift", "Interval", "At any look", "p", "P(better)", "Loss")
 NUMBERS = (
     '<p class="legend">p: at any look, over all comparisons of the metric\'s role. Loss: what shipping costs on average, as a lift. '
-    "Method: the page with its formula is below.</p>"
+    "Links lead to the formulas below.</p>"
 )
 
 
@@ -36,13 +38,14 @@ def arms(report: Report) -> str:
 
 
 def numbers(report: Report) -> str:
-    """Every comparison, with the methods that made it."""
+    """Every comparison; under each the methods that made it, and what else it says."""
     rows = []
     for metric in report.metrics:
         values = {arm.arm: number(arm.mean, metric.kind) for arm in metric.arms}
-        rows += [_metric_row(metric, comparison, values) for comparison in metric.comparisons]
-    header = ["Metric", "Arm", "Value", "Lift", "Interval", "At any look", "p", "P(better)", "Loss", "Method"]
-    return f"<section><h2>Numbers</h2>{_table(header, rows)}{NUMBERS}</section>"
+        for comparison in metric.comparisons:
+            rows.append(_cells(_metric_row(metric, comparison, values)))
+            rows.append(f'<tr class="method"><td colspan="{len(NUMBERS_HEADER)}">{_method(comparison)}</td></tr>')
+    return f"<section><h2>Numbers</h2>{_table_of(NUMBERS_HEADER, rows)}{NUMBERS}</section>"
 
 
 def _metric_row(metric: MetricReport, comparison: Comparison, values: dict[str, str]) -> list[str]:
@@ -61,14 +64,13 @@ def _metric_row(metric: MetricReport, comparison: Comparison, values: dict[str, 
         p_value(sequence.p_value if sequence else None),
         chance(bayes.prob_better if bayes else None),
         percent(bayes.expected_loss_ship) if bayes else "–",
-        _method(comparison),
     ]
 
 
 def _method(comparison: Comparison) -> str:
     said = comparison.method + (f"; lift: {comparison.lift_method}" if comparison.lift_method else "")
-    links = ", ".join(f'<a href="#{formula.page}">{escape(formula.title)}</a>' for formula in of_comparison(comparison))
-    return f'<div class="method"><span class="quiet">{escape(said)}</span>{f"<br>{links}" if links else ""}</div>'
+    links = ",".join(f' <a href="#{formula.page}">{escape(formula.title)}</a>' for formula in of_comparison(comparison))
+    return f"{escape('; '.join([said, *beside(comparison)]))}{'.' + links if links else ''}"
 
 
 def checks(report: Report) -> str:
@@ -78,6 +80,19 @@ def checks(report: Report) -> str:
         for name, ok, text in check_lines(report)
     )
     return f'<section><h2>Checks</h2><ul class="checks">{items}</ul></section>'
+
+
+def history(report: Report) -> str:
+    """Each change of mind that was logged, the latest first. Empty where there is none."""
+    past = report.decision.history
+    if not past:
+        return ""
+    rows = [
+        [f"{one.at:%Y-%m-%d %H:%M}", escape(one.told.replace("_", " ")), signed(one.lift), span(one.always_valid_ci), escape(one.reason)]
+        for one in reversed(past)
+    ]
+    header = ["When (UTC)", "Decision", "Lift", "At any look", "Reason"]
+    return f'<section class="history"><h2>Decisions so far</h2>{_table(header, rows)}</section>'
 
 
 def notes(report: Report) -> str:
@@ -93,7 +108,7 @@ def methods(report: Report) -> str:
 
 def _formula(formula: Formula) -> str:
     written = page_text(formula)
-    body = to_html(written) if written else "<p>This installation has no docs.</p>"
+    body = to_html(written.partition("\n")[2]) if written else "<p>This installation has no docs.</p>"
     place = f'<span class="quiet">{formula.path}</span>'
     return f'<details id="{formula.page}"><summary>{escape(formula.title)} {place}</summary>{body}</details>'
 
@@ -113,6 +128,13 @@ def sql(report: Report) -> str:
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Cells are HTML already."""
+    return _table_of(header, map(_cells, rows))
+
+
+def _cells(row: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+
+
+def _table_of(header: Iterable[str], rows: Iterable[str]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

@@ -1,10 +1,11 @@
 """The report on a terminal: decision first, then the evidence, at most 100 columns."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from analytics.report.check_lines import check_lines
 from analytics.report.columns import table, wrap
 from analytics.report.schema import Comparison, MetricReport, Report
-from analytics.report.text_views import breakdowns, course, methods, novelty
+from analytics.report.text_views import breakdowns, course, history, methods, novelty
 from analytics.report.words import chance, number, p_value, percent, plural, signed, span
 
 __all__ = ["VERDICTS", "age", "check_lines", "metric_lines", "plain_verdict", "read_lines", "table", "to_text", "verdict", "wrap"]
@@ -27,6 +28,7 @@ def to_text(report: Report) -> str:
         breakdowns(report),
         novelty(report),
         _checks(report),
+        history(report),
         _notes(report),
         methods(report),
     ]
@@ -157,42 +159,6 @@ def _checks(report: Report) -> list[str]:
     for name, ok, text in check_lines(report):
         lines += wrap(text, f"  {'✓' if ok else '✗'} {name:<13}", " " * 17)
     return lines
-
-
-def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
-    """(name, ok, sentence) of every check."""
-    srm, exposure, gap, bots = report.checks.srm, report.checks.exposure, report.checks.latency_gap, report.checks.bots
-    counts = " / ".join(f"{n:,}" for n in srm.units.values())
-    expected = " / ".join(f"{n:,.0f}" for n in srm.expected.values())
-    yield (
-        "sample ratio",
-        srm.ok,
-        f"{counts} units, {expected} expected; e-value {srm.e_value:.2g} (alarm at 1000), chi-square p = {p_value(srm.p_value)}",
-    )
-    yield (
-        "exposure",
-        exposure.ok,
-        "; ".join(exposure.problems) or f"{plural(exposure.multiple_exposure, 'unit')} in several arms; propensities fit the units",
-    )
-    if gap.ms is None:
-        yield "latency gap", True, "not measured"
-    else:
-        low, high = gap.ci
-        bounds = "" if low is None or high is None else f", between {low:+,.0f} and {high:+,.0f} ms"
-        yield "latency gap", gap.ok, f"{gap.arm} {gap.ms:+,.0f} ms against the control{bounds}"
-    flagged = report.checks.flagged
-    which = ", ".join(f"{flag.replace('_', ' ')} {count:,}" for flag, count in flagged.by_flag.items())
-    fate = "counted" if bots.counted else "left out"
-    text = f"{plural(bots.flagged_events, 'flagged event')} {fate}{f' ({which})' if which else ''}, {plural(bots.units, 'bot unit')}"
-    yield "bots", bots.flagged_share <= 0.05, text
-    if flagged.primary_with is not None and flagged.srm_with is not None:
-        told = f"the sample ratio and {flagged.primary_with.metric} tell the same" if flagged.ok else "the report would say something else"
-        also = "" if flagged.ok else "; see the risks at the top"
-        yield "with flagged", flagged.ok, f"{told} with them ({_lifts(flagged.primary_with)}){also}"
-
-
-def _lifts(metric: MetricReport) -> str:
-    return ", ".join(f"{c.arm} {signed(c.relative.value)}" for c in metric.comparisons)
 
 
 def _notes(report: Report) -> list[str]:

@@ -2,8 +2,8 @@
 
 from analytics.report.columns import table, wrap
 from analytics.report.formulas import formulas
-from analytics.report.schema import Breakdown, MetricReport, Report
-from analytics.report.words import number, p_value, signed, span
+from analytics.report.schema import Breakdown, Comparison, MetricReport, Report
+from analytics.report.words import interval, number, p_value, signed, span
 
 # The page draws every day; a terminal gets the latest.
 DAYS = 8
@@ -74,6 +74,26 @@ def heterogeneity_lines(breakdown: Breakdown) -> list[str]:
     ]
 
 
+def beside(comparison: Comparison) -> list[str]:
+    """What a comparison says beside its main numbers: exact tests, planned looks, guarantees, covariates, e-BH."""
+    said = []
+    if comparison.variance_reduction is not None:
+        said.append(f"variance taken out {comparison.variance_reduction:.0%}")
+    if comparison.exact is not None:
+        tests = (("Fisher", comparison.exact.fisher), ("Barnard", comparison.exact.barnard), ("Boschloo", comparison.exact.boschloo))
+        said.append("exact p: " + ", ".join(f"{name} {p_value(p)}" for name, p in tests if p is not None))
+    planned = comparison.group_sequential
+    if planned is not None:
+        crossed = "crossed" if planned.crossed else "not crossed"
+        bound = f", bound {planned.critical:.2f} {crossed}" if planned.critical is not None else ""
+        said.append(f"planned look {planned.look} of {planned.looks}{bound}")
+    if comparison.guaranteed is not None:
+        said.append(f"guaranteed at any sample size: difference between {interval(comparison.guaranteed.difference_ci, relative=False)}")
+    if comparison.e_bh:
+        said.append("found by e-BH")
+    return said
+
+
 def novelty(report: Report) -> list[str]:
     """The lift by day of life. Empty without one."""
     rows = [
@@ -89,6 +109,15 @@ def novelty(report: Report) -> list[str]:
     if not rows:
         return []
     return ["", f"By day since exposure: {primary_of(report).metric}", *table(["", "units", "lift", "interval"], rows)]
+
+
+def history(report: Report) -> list[str]:
+    """Each change of mind that was logged, the latest first. Empty where there is none."""
+    lines = []
+    for one in reversed(report.decision.history[-DAYS:]):
+        lift = f"  {signed(one.lift)} {span(one.always_valid_ci)}" if one.lift is not None else ""
+        lines += wrap(f"{one.at:%Y-%m-%d %H:%M}  {one.told.replace('_', ' ')}{lift}", "  ")
+    return ["", "Decisions so far, the latest first", *lines] if lines else []
 
 
 def methods(report: Report) -> list[str]:
