@@ -19,7 +19,10 @@ def falling_root(function: Callable[[float], float], low: float, high: float) ->
         bounded = math.isfinite(at_low) and math.isfinite(at_high) and step < 60
         middle = (low * at_high - high * at_low) / (at_high - at_low) if bounded else (low + high) / 2
         if not low < middle < high:
-            return middle
+            # Where one value dwarfs the other the chord's zero rounds to an end.
+            middle = (low + high) / 2
+            if not low < middle < high:
+                return middle
         value = function(middle)
         if value == 0 or high - low <= 1e-15 * max(abs(low), abs(high)):
             return middle
