@@ -8,10 +8,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from report_cases import START, facts, moments, proportion
 from scipy import stats
-from scipy.special import gammaln
+from scipy.special import gammaln, log_ndtr
 
 from analytics.checks import exposure, latency_gap, sample_ratio
 from analytics.facts import WeightPeriod
+from analytics.inference.tails import chi_square_log10_p
 
 
 def period(weights: dict[str, float], units: dict[str, int]) -> WeightPeriod:
@@ -29,6 +30,18 @@ def test_chi_square_is_scipys_down_to_tiny_tails():
     assert 1e-24 < expected.pvalue < 1e-22
     assert srm.log10_p_value == pytest.approx(math.log10(expected.pvalue), rel=1e-12)
     assert srm.e_value > 1000 and not srm.ok
+
+
+@pytest.mark.parametrize("statistic", [3.0, 900.0, 1288.0, 1400.0, 1e4, 1e9])
+def test_log_of_a_p_value_that_no_double_holds(statistic):
+    """One degree of freedom is two normal tails, two are exp(-x/2)."""
+    assert chi_square_log10_p(statistic, 1) == pytest.approx((log_ndtr(-math.sqrt(statistic)) + math.log(2)) / math.log(10), rel=1e-12)
+    assert chi_square_log10_p(statistic, 2) == pytest.approx(-statistic / 2 / math.log(10), rel=1e-12)
+
+
+def test_a_gross_mismatch_has_a_logarithm_and_no_p_of_zero():
+    srm = sample_ratio([period(HALVES, {"a": 30_000, "b": 10_000})], ["a", "b"])
+    assert srm.p_value == 5e-324 and srm.log10_p_value == pytest.approx((log_ndtr(-100.0) + math.log(2)) / math.log(10), rel=1e-9)
 
 
 def test_three_arms_one_without_weight():
