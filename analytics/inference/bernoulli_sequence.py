@@ -14,7 +14,8 @@ from analytics.inference.contrast import Interval
 
 # The level that the mixture is tuned for, whatever the level of the interval: so intervals of one sequence are nested.
 TUNED_ALPHA = 0.05
-LEAST_WEIGHT = 0.001
+# A heavier prior than 1e8 units would drown the counts in rounding.
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1e8
 
 
 def log_e(p: float, x: float, n: int, planned_units: float) -> float:
@@ -22,7 +23,7 @@ def log_e(p: float, x: float, n: int, planned_units: float) -> float:
 
     `planned_units` of this arm: where the sequence is tightest, to be fixed before the data.
     """
-    weight = max(planned_units / mixture_scale(TUNED_ALPHA) - 1, LEAST_WEIGHT)
+    weight = min(max(planned_units / mixture_scale(TUNED_ALPHA) - 1, LEAST_WEIGHT), MOST_WEIGHT)
     a, b = weight * p, weight * (1 - p)
     return float(betaln(a + x, b + (n - x)) - betaln(a, b)) - x * math.log(p) - (n - x) * math.log1p(-p)
 

@@ -18,5 +18,5 @@ def e_value(difference: float, variance: float, mixing_variance: float) -> float
 
 def half_width(variance: float, alpha: float, mixing_variance: float) -> float:
     """Half the interval: it excludes 0 exactly when `e_value` exceeds 1/alpha."""
-    ratio = variance / mixing_variance
-    return math.sqrt(variance * (1 + ratio) * (math.log1p(1 / ratio) - 2 * math.log(alpha)))
+    total = variance + mixing_variance
+    return math.sqrt(variance * (total / mixing_variance) * (math.log(total) - math.log(variance) - 2 * math.log(alpha)))

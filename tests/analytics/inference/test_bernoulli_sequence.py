@@ -54,6 +54,9 @@ def test_extremes_and_impossible_counts():
     assert bernoulli_sequence.interval(1000, 1000, 0.05, 100)[1] == 1.0
     low, high = bernoulli_sequence.interval(0, 10**8, 0.05, 2500)
     assert low == 0.0 and 1e-9 < high < 1e-7
+    # A plan beyond all bounds has no power, but never a false certainty.
+    low, high = bernoulli_sequence.interval(30, 100, 0.05, 1e300)
+    assert low < 0.2 and high > 0.4
     with pytest.raises(ValueError, match="x = 11 of n = 10"):
         bernoulli_sequence.interval(11, 10, 0.05, 100)
 
