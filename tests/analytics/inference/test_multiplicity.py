@@ -1,4 +1,4 @@
-"""Corrections against statsmodels; interval levels that agree with the adjusted p-values."""
+"""Corrections against statsmodels and their definitions; interval levels that agree with the adjusted p-values."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,16 +7,26 @@ from statsmodels.stats.multitest import multipletests
 
 from analytics.inference.multiplicity import benjamini_hochberg, correct, holm
 
-p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+CASES = [[0.01], [0.04, 0.01, 0.03], [0.5, 0.5, 1.0], [0.0, 0.02, 0.02, 0.9], [1e-30, 0.011, 0.012, 0.6, 0.04]]
 
 
-@settings(max_examples=60, deadline=None)
-@given(p_values, st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([("holm", "holm"), ("benjamini_hochberg", "fdr_bh")]))
-def test_statsmodels_agrees_and_levels_agree(p, alpha, names):
-    ours = correct(p, alpha, names[0])
-    theirs = multipletests(p, alpha, method=names[1])[1]
-    assert [a.p_value for a in ours] == pytest.approx(list(theirs), rel=1e-9, abs=1e-300)
+@pytest.mark.parametrize("p", CASES)
+@pytest.mark.parametrize("name,theirs", [("holm", "holm"), ("benjamini_hochberg", "fdr_bh")])
+def test_statsmodels_agrees(p, name, theirs):
+    expected = list(multipletests(p, 0.05, method=theirs)[1])
+    assert [a.p_value for a in correct(p, 0.05, name)] == pytest.approx(expected, rel=1e-12, abs=1e-300)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=12),
+    st.sampled_from([0.01, 0.05, 0.2]),
+    st.sampled_from(["holm", "benjamini_hochberg", "none"]),
+)
+def test_levels_agree_with_the_adjusted_p_values(p, alpha, name):
+    ours = correct(p, alpha, name)
     for raw, one in zip(p, ours, strict=True):
+        assert raw * (1 - 1e-12) <= one.p_value <= 1 and 0 < one.alpha <= alpha
         if abs(one.p_value / alpha - 1) > 1e-9 and abs(raw - one.alpha) > 1e-12:
             assert (raw <= one.alpha) == (one.p_value <= alpha)
 

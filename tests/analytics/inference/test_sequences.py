@@ -8,12 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
-from statsmodels.stats.multitest import multipletests
 
 from analytics.inference import confidence_sequence as cs
 from analytics.inference.bayes import posterior, relative_prior
 from analytics.inference.contrast import independent
-from analytics.inference.multiplicity import holm
 from analytics.inference.noninferiority import margin_ratio, worse_than_margin
 from analytics.inference.proportion import ProportionContrast
 from analytics.inference.tails import two_sided_critical
@@ -153,18 +151,6 @@ def test_prior_on_the_difference_says_the_same_of_the_lift(control):
     assert relative.prob_positive == pytest.approx(absolute.prob_positive, rel=1e-12)
     with pytest.raises(ValueError, match="control = 0"):
         relative_prior(0.1, 0.5, 0.0)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.001, 0.3))
-def test_holm_is_statsmodels_and_its_levels_agree(p_values, alpha):
-    ours = holm(p_values, alpha)
-    theirs = multipletests(p_values, alpha, method="holm")[1]
-    assert [o.p_value for o in ours] == pytest.approx(list(theirs), rel=1e-9)
-    for p, one in zip(p_values, ours, strict=True):
-        if abs(p - one.alpha) > 1e-12 * alpha:
-            assert (one.p_value <= alpha) == (p <= one.alpha)
-        assert 0 < one.alpha <= alpha
 
 
 def test_guardrail_in_both_directions():
