@@ -73,7 +73,7 @@ def fit(new_units: Sequence[float]) -> Arrivals:
     weights = 1 / np.maximum(counts, 1.0)
     level = float(weights @ counts / weights.sum())
     best, chosen = float(weights @ (counts - level) ** 2), (level, 0.0, 1.0)
-    for tau in np.geomspace(0.5, 2 * days, 40):
+    for tau in np.geomspace(0.5, 2 * days, 150):
         shape = np.exp(-day / tau)
         for base in (1.0, 0.0):
             columns = np.stack([np.full(days, base), shape])[0 if base else 1 :]

@@ -11,6 +11,9 @@ from analytics.inference.quantile import quantile_variance
 from analytics.inference.ratio import ratio_value, ratio_variance
 from analytics.power.arrivals import Arrivals
 
+# What covariates leave below this share is rounding: they hold the outcome itself.
+ROUNDING = 1e-9
+
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """One metric over all units of the past, as if they were one arm. `joint` where there are covariates."""
@@ -28,7 +31,7 @@ def outcome_of(history: History, remaining: float | None = None) -> Outcome:
     """The metric to plan for; `remaining` overrides what the history's covariates leave. Raises ValueError where nothing can be planned."""
     if remaining is None:
         remaining = 1 - explained(history.joint) if history.joint is not None else 1.0
-    if remaining <= 0:
+    if remaining <= ROUNDING:
         raise ValueError(f"the covariates foretell {history.metric!r} exactly: they cannot be from before the exposure")
     baseline, variance = level_and_variance(history.kind, history.facts, history.metric)
     if history.kind == "proportion":

@@ -14,6 +14,9 @@ from analytics.power.arrivals import Arrivals, fit, steady
 from analytics.power.asked import Asked
 from analytics.power.numbers import equal_shares, parse_effect, parse_number, parse_share, parse_shares
 
+# Squares of larger numbers overflow.
+LARGEST = 1e150
+
 
 def plain_numbers(arguments: argparse.Namespace) -> Asked:
     """Everything from the options. Raises ValueError that names the option and the fix."""
@@ -22,6 +25,8 @@ def plain_numbers(arguments: argparse.Namespace) -> Asked:
             "no baseline: give --baseline 10% (a proportion), --baseline 12.5 --sd 30 (a mean), a FILE, --route or --experiment"
         )
     baseline = parse_number("--baseline", arguments.baseline)
+    if abs(baseline) >= LARGEST:
+        raise ValueError(f"--baseline is {baseline:g}; give it in a larger unit")
     kind = _kind(arguments, baseline)
     outcome = Outcome(baseline=baseline, variance=None if kind == "proportion" else arguments.sd**2, remaining=remaining(arguments))
     return design_asked(arguments, metric="", kind=kind, outcome=outcome, arrivals=said_arrivals(arguments))
@@ -99,7 +104,7 @@ def _kind(arguments: argparse.Namespace, baseline: float) -> MetricKind:
         if not 0 < baseline < 1:
             raise ValueError(f"--baseline {arguments.baseline!r} is no proportion between 0 and 1; for a mean give its --sd")
         return kind
-    if arguments.sd is None or not (math.isfinite(arguments.sd) and arguments.sd > 0):
+    if arguments.sd is None or not 1 / LARGEST < arguments.sd < LARGEST:
         how = "; √units times the standard error of its estimate" if kind in ("ratio", "quantile") else ""
         raise ValueError(f"--sd is {arguments.sd}; a {kind} needs its standard deviation per unit, above 0{how}; or plan from a file")
     return kind
