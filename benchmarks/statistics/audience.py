@@ -62,10 +62,11 @@ def habit(rng: Generator, n: int, base: float, slope: float) -> Covaried:
     return Covaried(base + slope * before + rng.normal(0.0, 1.5, n), [before])
 
 
-def likers(rng: Generator, n: int, rate: float) -> Covaried:
-    """Did it at all (mean `rate`); known: how often before."""
+def likers(rng: Generator, n: int, rate: float, won: float = 0.0) -> Covaried:
+    """Did it at all (mean `rate`, and a share `won` of the others besides); known: how often before, which knows nothing of `won`."""
     keen = rng.beta(1.0, (1 - rate) / rate, n)
-    return Covaried((rng.random(n) < keen).astype(float), [rng.poisson(8 * keen).astype(float)])
+    did = (rng.random(n) < keen) | (rng.random(n) < won)
+    return Covaried(did.astype(float), [rng.poisson(8 * keen).astype(float)])
 
 
 def three_habits(rng: Generator, n: int, base: float, slope: float) -> Covaried:

@@ -138,8 +138,9 @@ def cuped_share(n: int) -> Case:
     metric = Metric(kind="proportion", event="like", covariate_days=14)
 
     def draw(rng: Generator, effect: bool) -> Drawn:
-        after = 0.22 if effect else 0.20
-        return _adjusted(metric, audience.likers(rng, n, 0.20), audience.likers(rng, n, after), ("m",), 0.20, after)
+        won = 0.025 if effect else 0.0
+        a, b = audience.likers(rng, n, 0.20), audience.likers(rng, n, 0.20, won)
+        return _adjusted(metric, a, b, ("m",), 0.20, 0.20 + 0.80 * won)
 
     return draw
 
