@@ -33,11 +33,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report. Raises ValueError (unknown experiment, wrong time or configuration), OSError (warehouse out of reach)."""
     as_of = parse_time(arguments.as_of) if arguments.as_of else None
-    settings = analytics_settings(Document.read(Path(arguments.config) if arguments.config else None))
-    with open_readable(settings) as warehouse:
-        catch_up(settings, warehouse)
-        experiment = find(arguments.experiment, settings.experiments, warehouse)
-        report = report_now(warehouse, arguments.experiment, experiment, settings.metrics, as_of, flagged=arguments.with_flagged)
+    config = Path(arguments.config) if arguments.config else None
+    report = read_report(arguments.experiment, config, as_of, flagged=arguments.with_flagged)
     text = render(report, arguments.format)
     if arguments.out is None:
         sys.stdout.write(text)
@@ -45,6 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out.write_text(text, "utf-8")
         print(f"wrote {arguments.out}", file=sys.stderr)
     return 0
+
+
+def read_report(name: str, config: Path | None, as_of: datetime | None, *, flagged: bool = False) -> Report:
+    """The report on all that waits in log or warehouse. Raises ValueError (unknown experiment, wrong configuration), OSError
+    (warehouse out of reach)."""
+    settings = analytics_settings(Document.read(config))
+    with open_readable(settings) as warehouse:
+        catch_up(settings, warehouse)
+        experiment = find(name, settings.experiments, warehouse)
+        return report_now(warehouse, name, experiment, settings.metrics, as_of, flagged=flagged)
 
 
 def find(name: str, configured: Mapping[str, Experiment], warehouse: Warehouse) -> Experiment:
