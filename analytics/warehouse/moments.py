@@ -1,4 +1,4 @@
-"""Moments and cross-products of columns of the units' table, per group, in one pass: sums about a shift, checked for cancellation."""
+"""Moments and cross-products of columns of the units' table, per group, in one pass: sums about a shift, checked for lost digits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from analytics.warehouse.unit_table import Units
 SAMPLE_PER_ARM = 4096
 # Digits that a sum about a shift may lose before a group is read again, centred: squares of 16 digits keep 9.
 WORST_LOSS = 1e6
+FAR = 100.0
 
 
 class Sums(NamedTuple):
@@ -74,12 +75,18 @@ def _pairs(at: list[int]) -> list[tuple[int, int]]:
 
 
 def _shift(units: Units, columns: Sequence[str], where: str) -> list[float]:
-    """Near every column's mean: the mean of some units of each arm."""
+    """0 for a column that does not lie far from it; else near its mean, of some units of each arm; whole, so that counts add exactly."""
     named = ", ".join(f"{text} AS x{i}" for i, text in enumerate(columns))
-    means = ", ".join(f"avg(x{i})" for i in range(len(columns)))
+    means = ", ".join(f"avg(x{i}), varPopStable(x{i})" for i in range(len(columns)))
     sql = f"SELECT {means} FROM (SELECT arm, {named} FROM {units.table} WHERE arm > 0 AND {where} LIMIT {SAMPLE_PER_ARM} BY arm)"
     ((*found,),) = units.query(sql)
-    return [float(value) if value == value and abs(value) < 1e300 else 0.0 for value in found]
+    return [_shift_of(float(mean), float(variance)) for mean, variance in zip(found[::2], found[1::2], strict=True)]
+
+
+def _shift_of(mean: float, variance: float) -> float:
+    if not abs(mean) < 1e300 or mean * mean <= FAR * variance:
+        return 0.0
+    return float(round(mean)) if 0.5 < abs(mean) < 1e15 else mean
 
 
 def _read(
