@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from analytics.checks import SampleRatio, sample_ratio
 from analytics.decision import established
 from analytics.experiment import Experiment, Metric
-from analytics.facts import ExperimentFacts
+from analytics.facts import ExperimentFacts, Moments, QuantileFacts
 from analytics.report.comparisons import Question, Rules, compare_family
 from analytics.report.schema import Flagged, MetricReport
 
@@ -21,19 +21,14 @@ def flagged_check(
     if facts.with_flagged is None:
         return events
     metric = metrics[experiment.primary]
-    question = Question(
-        metric=experiment.primary,
-        role="primary",
-        kind=metric.inferred_as,
-        direction=metric.direction,
-        facts=facts.with_flagged.primary,
-        cap=facts.caps.get(experiment.primary),
-        sql=facts.sql.get(experiment.primary, ""),
-    )
     arms = list(experiment.arms)
-    (primary_with,) = compare_family([question], arms, experiment.control, rules(experiment))
     srm_with, clean = sample_ratio(facts.with_flagged.periods, arms), sample_ratio(facts.with_flagged.clean_periods, arms)
+    primary_with = _plain(experiment, metric, facts, facts.with_flagged.primary)
     without = next((m for m in compared if m.role == "primary"), None)
+    name = experiment.primary
+    if name in facts.joint or name in facts.by_period or name in facts.by_stratum:
+        # Flagged events are known without covariates, periods and strata: like is compared with like.
+        without = _plain(experiment, metric, facts, facts.metrics.get(name, {}))
     warnings = [*_ratio_warnings(srm, srm_with, clean), *(_side_warnings(without, primary_with) if without else [])]
     return Flagged(
         events=events.events,
@@ -46,6 +41,22 @@ def flagged_check(
         ok=not warnings,
         warnings=warnings,
     )
+
+
+def _plain(experiment: Experiment, metric: Metric, facts: ExperimentFacts, arms: Mapping[str, Moments | QuantileFacts]) -> MetricReport:
+    """The primary metric over all units at once, without covariates."""
+    question = Question(
+        metric=experiment.primary,
+        role="primary",
+        kind=metric.inferred_as,
+        direction=metric.direction,
+        facts=arms,
+        bounds=metric.bounds,
+        cap=facts.caps.get(experiment.primary),
+        sql=facts.sql.get(experiment.primary, ""),
+    )
+    (report,) = compare_family([question], list(experiment.arms), experiment.control, rules(experiment))
+    return report
 
 
 def rules(experiment: Experiment) -> Rules:
