@@ -67,7 +67,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     looks.add_argument(
         "--bootstrap", type=int, default=0, metavar="N", help="also draw the units anew so many times, as a check on the intervals"
     )
-    looks.add_argument("--format", choices=("text", "json"), default="text")
+    looks.add_argument("--format", choices=("text", "json", "html"), default="text")
     looks.add_argument("--out", type=Path, metavar="F", help="write to this file instead of the terminal")
 
 
@@ -129,7 +129,11 @@ def analysis_of(arguments: argparse.Namespace) -> Analysis:
 
 
 def render(result: Analysis, form: str) -> str:
-    """`text` or `json`."""
+    """`text`, `json` or `html`."""
+    if form == "html":
+        from analytics.analyze.page import to_html  # here, so that numbers wait for no drawing
+
+        return to_html(result)
     if form == "json":
         return msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n"
     return to_text(result)
