@@ -14,7 +14,7 @@ from analytics.inference.tails import chi_square_log10_p, chi_square_p
 SRM_CONCENTRATION = 1000.0
 # The e-process reaches 1000 in at most 1 of 1000 healthy experiments, whenever one looks.
 SRM_GATE = 1000.0
-# Units in an arm whose weight went to 0: a few are requests in flight while it changed; more is a broken split.
+# Units in an arm whose weight is 0 for a time: a few are requests in flight, or clocks, when it changed; more is a broken split.
 STRAY_SHARE, STRAY_UNITS = 0.01, 10
 # What stands for a p-value that no double can hold; `log10_p_value` says it exactly.
 SMALLEST, LARGEST = 5e-324, 1e300
@@ -26,7 +26,7 @@ class SampleRatio(msgspec.Struct, frozen=True, kw_only=True):
     `log10_p_value` its logarithm, exact however far out.
 
     `expected` are units per arm; `stray_units` got an arm whose weight was 0 and are in neither figure. In an arm that never
-    had a weight before, one of them is a mismatch; where the weight went to 0, more than a few are.
+    has a weight, one of them is a mismatch; in one that has it at another time, more than a few are.
     """
 
     p_value: float | None
@@ -84,13 +84,12 @@ def marginal(theta: np.ndarray, observed: np.ndarray, concentration: float) -> f
 
 
 def _stray(rows: Sequence[_Row]) -> tuple[int, bool]:
-    """Units in arms of weight 0, and whether an arm has some that had no weight before: nothing was in flight there."""
-    stray, impossible, opened = 0, False, set[int]()
+    """Units in arms of weight 0, and whether some are in an arm that never has one: no clock and no request in flight puts them there."""
+    opened = {i for weights, _ in rows for i, weight in enumerate(weights) if weight > 0}
+    stray, impossible = 0, False
     for weights, counts in rows:
         for i, (weight, n) in enumerate(zip(weights, counts, strict=True)):
-            if weight > 0:
-                opened.add(i)
-            elif n:
+            if weight <= 0 and n:
                 stray += n
                 impossible |= i not in opened
     return stray, impossible
