@@ -12,8 +12,11 @@ def percent(value: float) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A lift: `+12.3%`; a dash when unknown."""
-    return "–" if value is None else f"{value * 100:+,.1f}%"
+    """A lift: `+12.3%`, `+1,234%`, `+1e+09%`; a dash when unknown."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    return f"{value * 100:+,.{1 if size < 10 else 0}f}%" if size < 1000 else f"{value * 100:+.0e}%"
 
 
 def interval(ci: Interval, *, relative: bool = True) -> str:
