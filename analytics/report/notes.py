@@ -8,6 +8,12 @@ from analytics.inference.bayes import PRIOR_SD
 from analytics.report.schema import MetricReport
 from analytics.report.words import plural
 
+CORRECTIONS = {
+    "holm": "p-values and intervals by Holm, those at any look by Bonferroni",
+    "benjamini_hochberg": "p-values and intervals by Benjamini-Hochberg (a share of false finds), those at any look by Bonferroni",
+    "none": "nothing is corrected, as was asked for, so that each has its own chance of a false find",
+}
+
 
 def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts: ExperimentFacts, weight_changes: int) -> list[str]:
     """The notes that apply to this report."""
@@ -26,9 +32,7 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
     families = {role: sum(len(m.comparisons) for m in metrics if m.role == role) for role in ("primary", "secondary", "guardrail")}
     several = [f"{count} {role}" for role, count in families.items() if count > 1]
     if several:
-        notes.append(
-            f"Several comparisons share one alpha ({', '.join(several)}): p-values and intervals by Holm, those at any look by Bonferroni."
-        )
+        notes.append(f"Several comparisons share one alpha ({', '.join(several)}): {CORRECTIONS[experiment.correction]}.")
     if families["guardrail"]:
         notes.append(
             "A guardrail holds when the arm is shown to be no worse than the margin, is broken when shown to be worse, and is "
@@ -44,5 +48,8 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
     if facts.multiple_exposure:
         notes.append(f"{plural(facts.multiple_exposure, 'unit')} saw more than one arm and are left out.")
     if weight_changes:
-        notes.append("The sample ratio is checked apart in every stretch of constant weights; the means pool all of them.")
+        notes.append(
+            "The weights changed: arms are compared, and the sample ratio checked, apart in every stretch of constant weights, so that a "
+            "trend is not taken for an effect. Quantiles and breakdowns pool the stretches."
+        )
     return notes
