@@ -82,14 +82,14 @@ def fixed(alpha: float, *, one_sided: bool = False) -> Criterion:
     return lambda units: critical
 
 
-def any_look(alpha: float, planned_units: float | None, *, one_sided: bool = False) -> Criterion:
+def any_look(alpha: float, planned_units: float | None, *, share: float = 1.0, one_sided: bool = False) -> Criterion:
     """Valid at any look (Waudby-Smith et al. 2024, see `confidence_sequence`), judged at that many units of the pair.
 
-    `planned_units` None: the sequence is planned to be tightest just where it is judged, and c is a constant.
+    `planned_units` None: planned for just where it is judged, when the pair has `share` of all units; c is then a constant.
     """
     # As functions of N rho² the formulas take any positive number of units, whole or not.
     critical: Callable[..., float] = confidence_sequence.one_sided_critical if one_sided else confidence_sequence.two_sided_critical
-    return lambda units: critical(units, alpha, planned_units or units)
+    return lambda units: critical(units, alpha, planned_units or units / share)
 
 
 def required_units(found: Spread, criterion: Criterion, power: float) -> float | None:

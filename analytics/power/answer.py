@@ -98,8 +98,11 @@ def _notes(asked: Asked, planned: list[Design]) -> list[str]:
     if compared > 1:
         notes.append(f"Figures are for {asked.smallest_arm!r}, the compared arm with the fewest units.")
     if any(d.design == "always_valid" for d in planned):
+        notes.append("The report decides by what is valid at any look.")
+    if any(d.design == "always_valid" and d.planned_units == asked.planned_units and (d.units or 0) > asked.planned_units for d in planned):
         notes.append(
-            "The report decides by what is valid at any look: to plan for it, set planned_units of the experiment to the number shown."
+            f"With planned_units = {asked.planned_units:,.0f} it recommends to stop when those are in and nothing is established:"
+            " give the experiment the planned_units of the plan that you take."
         )
     if asked.arrivals is not None:
         notes.append(_coming(asked))

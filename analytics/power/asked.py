@@ -12,8 +12,8 @@ from analytics.power.numbers import Effect
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan in question. Units are of all arms together; `shares` [arm] sum to 1; `comparisons` share alpha (None: as many as arms
-    are compared with the control).
+    """A plan in question. Units, planned ones too, are of all arms together; `shares` [arm] sum to 1; `comparisons` share alpha
+    (None: as many as arms are compared with the control).
 
     With `margin` (relative) it is whether an arm is no worse, and `effect` is its true change, 0 unless said.
     """

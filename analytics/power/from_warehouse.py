@@ -169,7 +169,7 @@ def _ahead(asked: Asked, facts: ExperimentFacts, units: Mapping[str, int], days:
             units=sum(units.get(name, 0) for name in asked.shares),
             arrivals=asked.arrivals,
             one_sided=one_sided,
-            planned_units=asked.planned_units,
+            planned_units=asked.planned_units * asked.pair,
         )
         for criterion in ways(asked.level, asked.planned_units, one_sided=one_sided)
     )

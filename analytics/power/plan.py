@@ -32,7 +32,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to read the experiment, with `units` in all arms. None: cannot be told, or is not asked.
+    """One way to read the experiment, with `units` in all arms, as is `planned_units`. None: cannot be told, or is not asked.
 
     `mde`: the smallest effect (or margin) that is found with the power asked for. `power`: to find the effect asked for, judged
     once, at `units` (group_sequential: by then); `power_over_looks`: by then, when read at `looks` equally spaced times, and
@@ -72,12 +72,12 @@ def designs(asked: Asked) -> list[Design]:
     one_sided = asked.margin is not None
     found = [_design(asked, "fixed", fixed(asked.level, one_sided=one_sided), units)]
     planned = _design(asked, "always_valid", any_look(asked.level, asked.planned_units, one_sided=one_sided), units, asked.planned_units)
-    best = _design(asked, "always_valid", any_look(asked.level, None, one_sided=one_sided), units, None)
+    best = _design(asked, "always_valid", any_look(asked.level, None, share=asked.pair, one_sided=one_sided), units, None)
     found.append(planned)
     if best.planned_units is not None and not 0.8 < best.planned_units / asked.planned_units < 1.25:
         found.append(best)
     if asked.looks is not None:
-        found.append(_group_sequential(asked, units, found[0]))
+        found.append(_group_sequential(asked, units))
     return found
 
 
@@ -126,10 +126,12 @@ def _design(
         power = power_at(pair, found, criterion, one_sided=one_sided)
         if name == "always_valid":
             # Where it is planned best depends on where it ends, not on the look.
-            line = criterion if planned is not None else any_look(asked.level, pair, one_sided=one_sided)
+            line = any_look(asked.level, pair / asked.pair if planned is None else planned, one_sided=one_sided)
             over_looks, mean = _over_looks(asked, found, pair, [line(pair * (i + 1) / READINGS) for i in range(READINGS)])
             expected = _whole(mean / asked.pair)
     tuned = name == "always_valid" and planned is None
+    if tuned and pair is not None:
+        planned = _whole(pair / asked.pair)
     method = {
         "fixed": "one look at the end, at a time fixed beforehand: normal quantile",
         "always_valid": "read at any time: asymptotic confidence sequence",
@@ -144,7 +146,7 @@ def _design(
             units_per_arm={},
             power=power,
             mde=None,
-            planned_units=None if name == "fixed" else round(planned) if planned is not None else None if pair is None else _whole(pair),
+            planned_units=None if planned is None else round(planned),
             looks=READINGS if over_looks is not None else None,
             power_over_looks=over_looks,
             expected_units=expected,
@@ -155,7 +157,7 @@ def _design(
     )
 
 
-def _group_sequential(asked: Asked, units: float | None, one_look: Design) -> Design:
+def _group_sequential(asked: Asked, units: float | None) -> Design:
     looks = asked.looks or 1
     one_sided, change = asked.margin is not None, asked.change
     fractions = [(i + 1) / looks for i in range(looks)]
@@ -178,6 +180,7 @@ def _group_sequential(asked: Asked, units: float | None, one_look: Design) -> De
         units_per_arm={},
         power=over_looks,
         mde=None,
+        planned_units=None if pair is None else _whole(pair / asked.pair),
         looks=looks,
         bounds=bounds,
         power_over_looks=over_looks,

@@ -8,7 +8,7 @@ from analytics.power.plan import Design, Size
 from analytics.report.text import table, wrap
 from analytics.report.words import number, percent
 
-NAMES = {"fixed": "one look", "always_valid": "any look", "group_sequential": "planned looks"}
+NAMES = {"fixed": "one look", "always_valid": "any look"}
 
 
 def to_text(answer: Answer) -> str:
@@ -45,15 +45,20 @@ def _headline(answer: Answer) -> str:
 
 
 def _designs(answer: Answer) -> list[str]:
-    arms = [arm.arm for arm in answer.arms]
     equal = all(abs(arm.share - answer.arms[0].share) < 1e-9 for arm in answer.arms)
-    columns = ["read at", *(["per arm"] if equal else arms), "units", "days", "power", _smallest_name(answer), "stops around"]
+    control = next(arm for arm in answer.arms if arm.control)
+    smallest = min((arm for arm in answer.arms if not arm.control), key=lambda arm: arm.share)
+    arms = [control.arm] if equal else [control.arm, smallest.arm]
+    # Names as long as they may be would push the numbers off the page.
+    heads = ["per arm"] if equal else [name if len(name) <= 14 else name[:13] + "…" for name in arms]
+    columns = ["read at", "planned_units", *heads, "units", "days", "power", _smallest_name(answer), "stops around"]
     rows = []
     for design in answer.designs:
-        per_arm = [design.units_per_arm.get(arm) for arm in (arms[:1] if equal else arms)]
+        per_arm = [design.units_per_arm.get(arm) for arm in arms]
         rows.append(
             [
                 _name(design),
+                "" if design.planned_units is None else f"{design.planned_units:,}",
                 *(f"{units:,}" if units is not None else "–" for units in per_arm),
                 "not within reach" if design.units is None else f"{design.units:,}",
                 _days(design) if answer.arrivals is not None else "",
@@ -76,9 +81,7 @@ def _smallest_name(answer: Answer) -> str:
 
 
 def _name(design: Design) -> str:
-    if design.design == "always_valid":
-        return f"any look, planned_units = {design.planned_units:,}" if design.planned_units else "any look"
-    return NAMES[design.design] + (f" ({design.looks})" if design.design == "group_sequential" else "")
+    return f"{design.looks} planned looks" if design.design == "group_sequential" else NAMES[design.design]
 
 
 def _days(design: Design) -> str:

@@ -61,6 +61,7 @@ def test_effect_and_power_for_given_units(capsys: pytest.CaptureFixture[str]) ->
     assert found["mde"]["absolute"] == pytest.approx((Z + ZP) * se) and found["power"] is None
     fall = plan(capsys, "--baseline", "12.5", "--sd", "30", "--units", "40000", "--lower")["designs"][0]
     assert fall["mde"]["absolute"] == pytest.approx(-(Z + ZP) * se)
+    assert plan(capsys, "--baseline", "12.5", "--sd", "30", "--mde", "-5%")["effect"]["absolute"] == pytest.approx(-0.625)
     both = plan(capsys, "--baseline", "12.5", "--sd", "30", "--units", "40000", "--mde", "0.5")["designs"][0]
     assert both["power"] == pytest.approx(norm.cdf(0.5 / se - Z) + norm.cdf(-0.5 / se - Z))
     assert both["mde"] == found["mde"]

@@ -35,6 +35,11 @@ primary = "like_rate"
 secondary = ["spend"]
 planned_units = 2000
 guardrails = { latency_p95_ms = { margin = 0.20, direction = "down" } }
+[experiments.empty]
+route = "hero"
+arms = { base = 0.5, vivid = 0.5 }
+control = "base"
+primary = "like_rate"
 """
 UNITS = 300
 
@@ -127,6 +132,7 @@ def test_what_cannot_be_read(config: Path, capsys: pytest.CaptureFixture[str]) -
         (("--route", "hero", "--metric", "like_rate", "--baseline", "0.1"), "--baseline comes from the warehouse"),
         (("--experiment", "vivid-colours", "--arms", "3"), "--arms is the experiment's own"),
         (("--experiment", "x", "--route", "hero"), "two sources"),
+        (("--experiment", "empty", "--mde", "5%"), "0 units in the history"),
     ):
         code, _, err = salon(config, capsys, *argv)
         assert code == 2 and message in err, err
