@@ -35,7 +35,8 @@ def even_loss(lost: Mapping[str, int], periods: Sequence[WeightPeriod], arms: Se
     the Dirichlet-multinomial of Lindon & Malek (2022, arXiv 2011.03567) over the likelihood of the mixture that fits best
     (universal inference; Wasserman, Ramdas & Balakrishnan 2020, arXiv 1912.11436, §8). Arms of weight 0 throughout are left out.
     """
-    given = [shares([period.weights.get(arm, 0.0) for arm in arms]) for period in periods if any(period.units.values())]
+    # Periods without units too: whoever came in them may be just who was lost.
+    given = [shares([period.weights.get(arm, 0.0) for arm in arms]) for period in periods]
     rows = np.array([row for row in given if sum(row) > 0], dtype=float).reshape(-1, len(arms))
     open_ = rows.sum(0) > 0 if len(rows) else np.zeros(len(arms), dtype=bool)
     counts = np.array([lost.get(arm, 0) if open_[i] else 0 for i, arm in enumerate(arms)], dtype=float)

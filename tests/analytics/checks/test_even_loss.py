@@ -53,6 +53,13 @@ def test_after_a_ramp_any_mixture_of_the_weights_is_fair():
     assert mixed.expected["a"] == pytest.approx(700, abs=1)
 
 
+def test_a_stretch_in_which_everybody_was_lost_is_fair_too():
+    first = periods(({"a": 0.9, "b": 0.1}, 0), ({"a": 0.5, "b": 0.5}, 4000))
+    assert even_loss({"a": 900, "b": 100}, first, ARMS).ok
+    everybody = even_loss({"a": 300, "b": 100}, periods(({"a": 0.5, "b": 0.5}, 0)), ARMS)
+    assert not everybody.ok and everybody.expected["a"] == pytest.approx(200)
+
+
 def test_at_most_one_of_a_thousand_fair_rules_ever_alarms():
     rng = np.random.default_rng(5)
     counts = np.cumsum(rng.binomial(40, 0.5, (1000, 25)), axis=1)
