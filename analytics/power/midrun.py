@@ -64,8 +64,8 @@ def needed(
 
     growth = _growth(reached, power, LARGEST_UNITS / pair_units)
     extra = None if growth is None else math.ceil(growth * units - 1e-9 * units)
-    days = None
-    if extra is not None and arrivals is not None:
+    days = 0.0 if extra == 0 else None
+    if extra and arrivals is not None:
         end = arrivals.days(units + extra)
         days = None if end is None else max(0.0, end - (arrivals.days(units) or 0.0))
     return Needed(

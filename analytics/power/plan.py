@@ -206,8 +206,8 @@ def _filled(asked: Asked, design: Design, pair: float | None, units: float | Non
         return design
     total = pair / asked.pair
     solved = units is None and asked.change is not None
-    # What is needed is rounded up, what there is down.
-    per_arm = {arm: _whole(total * share) if solved else math.floor(total * share + 1e-9) for arm, share in asked.shares.items()}
+    # What is needed is rounded up, to 2 at least: one unit says nothing of how units vary. What there is, is rounded down.
+    per_arm = {arm: max(2, _whole(total * share)) if solved else math.floor(total * share + 1e-9) for arm, share in asked.shares.items()}
     if not solved:
         size = _smallest(asked, pair, criterion)
     elif asked.margin is not None:

@@ -81,7 +81,7 @@ def _smallest_name(answer: Answer) -> str:
 
 
 def _name(design: Design) -> str:
-    return f"{design.looks} planned looks" if design.design == "group_sequential" else NAMES[design.design]
+    return f"{design.looks} looks" if design.design == "group_sequential" else NAMES[design.design]
 
 
 def _days(design: Design) -> str:

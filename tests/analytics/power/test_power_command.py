@@ -140,6 +140,19 @@ def test_arrivals() -> None:
         fit([0, 0])
 
 
+@pytest.mark.parametrize("habits", [0.5, 1.0, 50.0])
+@pytest.mark.parametrize("new_per_day", [0, 50, 400])
+def test_twice_the_history_is_foretold(habits: float, new_per_day: int) -> None:
+    """20,000 people who come by their own rates (gamma; 0.5: very different ones), and new ones every day."""
+    rng = np.random.default_rng(int(habits * 10) + new_per_day)
+    rates = rng.gamma(habits, 0.1 / habits, 20_000)
+    first = np.floor(rng.exponential(1, 20_000) / np.maximum(rates, 1e-12))
+    counts = np.bincount(first[first < 56].astype(np.int64), minlength=56) + rng.poisson(new_per_day, 56)
+    foretold = fit(counts[:28].tolist())
+    assert foretold.units(28) == counts[:28].sum()
+    assert foretold.units(56) == pytest.approx(counts.sum(), rel=0.15)
+
+
 def test_numbers_as_people_write_them() -> None:
     assert (parse_number("--x", "10%"), parse_number("--x", "1_000")) == (0.1, 1000)
     assert parse_effect("--x", "-5%").absolute(-2.0) == pytest.approx(-0.1)
