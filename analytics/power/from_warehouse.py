@@ -156,7 +156,7 @@ def _ahead(asked: Asked, facts: ExperimentFacts, units: Mapping[str, int], days:
     se = math.sqrt(variance(arm) + ratio * ratio * variance(asked.control))
     change = asked.change
     pair = units[arm] + units[asked.control]
-    signal = None if change is None else abs(change if asked.margin is None else asked.outcome.baseline * (1 - ratio) + change)
+    signal = None if change is None else asked.found(change).signal
     deviation = se * math.sqrt(pair)
     found = Spread(signal or 0.0, deviation, deviation)
     one_sided = asked.margin is not None

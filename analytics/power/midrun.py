@@ -16,9 +16,10 @@ from analytics.power.arrivals import Arrivals
 
 class Needed(msgspec.Struct, frozen=True, kw_only=True):
     """One way to read it. `power_now`: to find the effect with today's units, judged once; `growth`: how many times the units of
-    today must come in addition; `extra_units` in all arms, `extra_days`: None when not within ten years, or without arrivals."""
+    today must come in addition; `extra_units` in all arms, `extra_days`: None when not within ten years, or without arrivals;
+    `at_planned`: the power when the planned units are in. All None where no effect is asked for."""
 
-    power_now: float
+    power_now: float | None
     mde_now: float
     growth: float | None
     extra_units: int | None
@@ -52,7 +53,7 @@ def needed(
     one_sided: bool = False,
     planned_units: float | None = None,
 ) -> Needed | None:
-    """`found` is what is looked for, with deviations as of now times √`pair_units`. None when nothing varies.
+    """`found` is what is looked for (signal 0: nothing is asked), with deviations as of now times √`pair_units`. None when nothing varies.
 
     `units` are in all arms now; `arrivals` are in all arms since the experiment began. `planned_units` of the pair.
     """
@@ -62,6 +63,9 @@ def needed(
     def reached(growth: float) -> float:
         return power_at(pair_units * (1 + growth), found, criterion, one_sided=one_sided)
 
+    smallest = _smallest(pair_units, found, criterion, power)
+    if found.signal == 0:
+        return Needed(power_now=None, mde_now=smallest, growth=None, extra_units=None, extra_days=None, at_planned=None)
     growth = _growth(reached, power, LARGEST_UNITS / pair_units)
     extra = None if growth is None else math.ceil(growth * units - 1e-9 * units)
     days = 0.0 if extra == 0 else None
@@ -70,7 +74,7 @@ def needed(
         days = None if end is None else max(0.0, end - (arrivals.days(units) or 0.0))
     return Needed(
         power_now=reached(0.0),
-        mde_now=_smallest(pair_units, found, criterion, power),
+        mde_now=smallest,
         growth=growth,
         extra_units=extra,
         extra_days=days,

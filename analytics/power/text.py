@@ -116,7 +116,7 @@ def _needed(way: Needed, answer: Answer, ahead: Ahead) -> list[str]:
         return [_size(mde, answer), "", "", "", ""]
     return [
         _size(mde, answer),
-        f"{way.power_now:.1%}",
+        "" if way.power_now is None else f"{way.power_now:.1%}",
         "" if way.at_planned is None else f"{way.at_planned:.1%}",
         "not within reach" if way.extra_units is None else f"{way.extra_units:,}",
         "" if way.extra_days is None else f"{math.ceil(way.extra_days):,}",

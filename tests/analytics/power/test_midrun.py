@@ -35,7 +35,7 @@ def test_growth_reaches_the_power(effect: float, se: float, pair: int, power: fl
         return float(norm.cdf((effect - half) / left) + norm.cdf(-(effect + half) / left))
 
     found = needed(Spread(effect, deviation, deviation), pair, criterion, power, units=2 * pair, arrivals=steady(100))
-    assert found is not None and found.power_now == pytest.approx(by_hand(0.0), abs=1e-9)
+    assert found is not None and found.power_now is not None and found.power_now == pytest.approx(by_hand(0.0), abs=1e-9)
     assert found.growth is not None and found.extra_units is not None
     if found.growth == 0:
         assert by_hand(0.0) >= power - 1e-9 and found.extra_units == found.extra_days == 0
@@ -49,6 +49,9 @@ def test_out_of_reach_and_nothing_to_tell() -> None:
     assert needed(Spread(1.0, 0.0, 0.0), 100, fixed(0.05), 0.8, units=100, arrivals=None) is None
     assert needed(Spread(1.0, 1.0, 1.0), 0, fixed(0.05), 0.8, units=0, arrivals=None) is None
     never = needed(Spread(0.0, 1.0, 1.0), 100, fixed(0.05), 0.8, units=100, arrivals=steady(5))
-    assert never is not None and never.growth is None and never.extra_units is None and never.extra_days is None
+    assert never is not None and never.power_now is None and never.growth is None and never.extra_units is None and never.extra_days is None
+    # An arm that is truly beyond its margin is not shown to keep it, however many units come.
+    beyond = needed(Spread(-0.5, 1.0, 1.0), 100, fixed(0.05, one_sided=True), 0.8, units=100, arrivals=None, one_sided=True)
+    assert beyond is not None and beyond.power_now is not None and beyond.power_now < 1e-9 and beyond.growth is None
     far = needed(Spread(0.001, 1.0, 1.0), 100, fixed(0.05), 0.8, units=100, arrivals=steady(5))
     assert far is not None and far.extra_units is not None and far.extra_units > 1e6 and far.extra_days is None
