@@ -11,6 +11,7 @@ from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, WithFlagged
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.controls import experiment_names, first_start, read_controls, read_definition, weight_periods
+from analytics.warehouse.decisions import read_decisions
 from analytics.warehouse.figures import Figures, Stretches
 from analytics.warehouse.metric_sql import metric_sql
 from analytics.warehouse.rollups import LATE_HOURS
@@ -18,8 +19,9 @@ from analytics.warehouse.rows import from_microseconds
 from analytics.warehouse.scope import Scope
 from analytics.warehouse.source import Source, current_source
 from analytics.warehouse.stored_facts import StoredFacts
+from analytics.warehouse.unit_events import exposure_span, loaded
 from analytics.warehouse.unit_rules import RULES
-from analytics.warehouse.unit_states import lay_out
+from analytics.warehouse.unit_states import lay_out, looks_back
 from analytics.warehouse.unit_table import units_of
 
 __all__ = ["LATE_HOURS", "experiment_names", "read_definition", "read_facts"]
@@ -85,15 +87,17 @@ def facts_from_events(
 
 def _compute(warehouse: Warehouse, source: Source, experiment: Experiment, metrics: Mapping[str, Metric]) -> ExperimentFacts:
     controls = read_controls(warehouse, Scope(source.experiment, source.as_of))
-    totals, span = _totals(warehouse, source), _span(warehouse, source)
-    layout = lay_out(source, experiment, metrics, span, totals.last_received)
-    with units_of(warehouse, layout) as units:
-        figures = Figures(units, layout, experiment, metrics)
-        started_at = first_start(controls) or figures.first_exposure()
-        stretches = weight_periods(controls, experiment, started_at) if started_at else []
-        facts = _gather(figures, source, experiment, metrics, totals, stretches, started_at)
-    if totals.flagged and not source.flagged:
-        facts = msgspec.structs.replace(facts, with_flagged=_with_flagged(warehouse, source, experiment, metrics, stretches))
+    with loaded(warehouse, source, *looks_back(experiment, metrics)) as source:
+        totals, span = _totals(warehouse, source), exposure_span(warehouse, source)
+        layout = lay_out(source, experiment, metrics, span, totals.last_received)
+        with units_of(warehouse, layout) as units:
+            figures = Figures(units, layout, experiment, metrics)
+            started_at = first_start(controls) or figures.first_exposure()
+            stretches = weight_periods(controls, experiment, started_at) if started_at else []
+            facts = _gather(figures, source, experiment, metrics, totals, stretches, started_at)
+        facts = msgspec.structs.replace(facts, decisions=read_decisions(warehouse, source.experiment, source.as_of))
+        if totals.flagged and not source.flagged:
+            facts = msgspec.structs.replace(facts, with_flagged=_with_flagged(warehouse, source, experiment, metrics, stretches))
     return facts
 
 
@@ -169,10 +173,10 @@ def _with_flagged(
     warehouse: Warehouse, source: Source, experiment: Experiment, metrics: Mapping[str, Metric], stretches: Stretches
 ) -> WithFlagged:
     """What the sample ratio and the primary metric are made of, flagged events counted."""
-    counted = Source(source.experiment, source.as_of, True, source.dirty)
+    counted = Source(source.experiment, source.as_of, True, source.dirty, source.loaded)
     key = experiment.primary
     only = {key: metrics[key]} if key in metrics else {}
-    layout = lay_out(counted, experiment, only, _span(warehouse, counted), 0, brief=True)
+    layout = lay_out(counted, experiment, only, exposure_span(warehouse, counted), 0, brief=True)
     with units_of(warehouse, layout) as units:
         figures = Figures(units, layout, experiment, only)
         return WithFlagged(
@@ -191,7 +195,7 @@ def _totals(warehouse: Warehouse, source: Source) -> _Totals:
             uniqExactIf(unit, unit != '' AND arrayExists(f -> bitAnd(f, {BOT_FLAG}) != 0, flag_sets)), sum(late), max(last_received),
             sumMap(flag_sets, arrayMap(f -> toUInt64(1), flag_sets)), sumIf(counted, kind = 'generation'),
             argMaxIf(digest, (digest_at, digest), {shown})
-        FROM {source.rows("experiment = {experiment:String}", columns)} GROUP BY GROUPING SETS ((), (arm))"""
+        FROM {source.rows("experiment = {experiment:String} AND kind != 'decision'", columns)} GROUP BY GROUPING SETS ((), (arm))"""
     digests: dict[str, str] = {}
     total = _Totals(0, 0, 0, 0, 0, {}, 0, digests)
     for whole, arm, events, flagged, bots, late, last, flags, generations, digest in warehouse.query(sql, source.parameters().values):
@@ -204,11 +208,3 @@ def _totals(warehouse: Warehouse, source: Source) -> _Totals:
                 named[flag] = named.get(flag, 0) + int(count)
         total = _Totals(int(events), int(flagged), int(bots), int(late), int(last), dict(sorted(named.items())), int(generations), digests)
     return total
-
-
-def _span(warehouse: Warehouse, source: Source) -> tuple[int, int]:
-    """The first and last exposure that counts, in microseconds; 0 where there is none."""
-    rows = source.rows("experiment = {experiment:String} AND kind = 'exposure' AND unit != ''", "r.times_ AS times")
-    sql = f"SELECT minArray(times), maxArray(times) FROM (SELECT times FROM {rows} WHERE notEmpty(times))"
-    ((first, last),) = warehouse.query(sql, source.parameters().values)
-    return int(first), int(last)

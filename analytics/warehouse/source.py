@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from analytics.events import GATEWAY_KINDS, utc_now
+from analytics.events import utc_now
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.rollups import dirty_days, rollup
 from analytics.warehouse.rows import microseconds
@@ -28,13 +28,15 @@ class Source:
     """What an experiment's facts are computed from. `dirty`: the days to read from the events; None: every day.
 
     With `flagged`, flagged events are among those that count. With `as_of`, only events received by then; then `dirty` is None,
-    for a rollup does not know when its events came.
+    for a rollup does not know when its events came. `loaded`: the table where the rows of dirty days are, once they are read.
     """
 
-    def __init__(self, experiment: str, as_of: datetime | None, flagged: bool, dirty: Sequence[date] | None) -> None:
+    def __init__(
+        self, experiment: str, as_of: datetime | None, flagged: bool, dirty: Sequence[date] | None, loaded: str | None = None
+    ) -> None:
         if as_of is not None and dirty is not None:
             raise ValueError(f"as_of is {as_of}, and daily rollups do not know when their events came; give dirty = None")
-        self.experiment, self.as_of, self.flagged, self.dirty = experiment, as_of, flagged, dirty
+        self.experiment, self.as_of, self.flagged, self.dirty, self.loaded = experiment, as_of, flagged, dirty, loaded
 
     def parameters(self) -> Parameters:
         """With what `rows` and `events` need; add your own."""
@@ -64,10 +66,16 @@ class Source:
         if self.dirty is not None:
             clean = " AND day NOT IN {dirty:Array(Date)}" if self.dirty else ""
             parts.append(f"SELECT {taken} FROM unit_daily WHERE {condition}{clean}")
-        if self.dirty is None or self.dirty:
-            days = " AND day IN {dirty:Array(Date)}" if self.dirty else ""
-            parts.append(f"SELECT {taken} FROM ({rollup(condition + days + self._cut)})")
+        if self.loaded is not None:
+            parts.append(f"SELECT {taken} FROM {self.loaded} WHERE {condition}")
+        elif self.dirty is None or self.dirty:
+            parts.append(f"SELECT {taken} FROM ({self.unrolled(condition)})")
         return f"(SELECT {columns} FROM ({' UNION ALL '.join(parts)}) AS r)"
+
+    def unrolled(self, condition: str) -> str:
+        """SELECT rows of `unit_daily` from the events themselves, of dirty days."""
+        days = " AND day IN {dirty:Array(Date)}" if self.dirty else ""
+        return rollup(condition + days + self._cut)
 
     def events(self, condition: str, columns: str) -> str:
         """A subquery of `columns` of the events themselves that fit `condition`, each once, of those that count."""
@@ -85,8 +93,3 @@ def current_source(warehouse: Warehouse, experiment: str, *, flagged: bool = Fal
         # Of days whose events have begun to go, the rollup knows more.
         dirty = [day for day in dirty if day > utc_now().date() - timedelta(days=kept - 1)]
     return Source(experiment, None, flagged, dirty)
-
-
-def other_kinds(kinds: Sequence[str]) -> list[str]:
-    """Those of `kinds` that people send, not the gateway."""
-    return [kind for kind in kinds if kind not in GATEWAY_KINDS]

@@ -33,6 +33,7 @@ class Streams:
 
     def __init__(self) -> None:
         self.found: list[Stream] = []
+        self.letters: set[tuple[str, int]] = set()
 
     def index(self, stream: Stream) -> int:
         """Its place, new or known."""
@@ -42,6 +43,7 @@ class Streams:
 
     def array(self, letter: str, streams: list[Stream]) -> str:
         """t: times in microseconds, v: values, a: arms, i: ids; of all `streams` together."""
+        self.letters |= {(letter, self.index(stream)) for stream in streams}
         names = [f"u.{letter}{self.index(stream)}" for stream in streams]
         return names[0] if len(names) == 1 else f"arrayConcat({', '.join(names)})"
 

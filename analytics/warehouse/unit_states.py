@@ -114,6 +114,16 @@ def lay_out(
     return Layout(work, outcomes, values, ages, before, dimensions, select, (arm, *fixed, *columns), parameters)
 
 
+def looks_back(experiment: Experiment, metrics: Mapping[str, Metric]) -> tuple[list[str], float]:
+    """Which kinds of events from before the exposure the numbers need, and how far back, in days."""
+    asked = [metrics[experiment.primary]] if experiment.primary in metrics else []
+    for name, metric in metrics.items():
+        if metric.covariate_days is not None:
+            asked += [metrics[other] for other in (name, *metric.covariates)]
+    kinds = {kind for metric in asked for kind in (metric.event, metric.denominator, metric.per) if kind and kind not in {"unit", "event"}}
+    return sorted(kinds), _reach(metrics)
+
+
 def _reach(metrics: Mapping[str, Metric]) -> float:
     """How far before an exposure the numbers of `metrics` look, in days."""
     return max((PRE_PERIOD_DAYS, *(m.covariate_days for m in metrics.values() if m.covariate_days is not None)))
