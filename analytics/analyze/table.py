@@ -130,15 +130,15 @@ class Table:
     def labels(self, name: str) -> Labels:
         """A column as names, in sorted order. Raises TableError on empty ones."""
         column = self._whole(name)
-        if not pa.types.is_dictionary(column.type):
-            column = pc.dictionary_encode(column)
-        encoded = column.unify_dictionaries().combine_chunks()
-        if isinstance(encoded, pa.ChunkedArray):
-            encoded = encoded.chunk(0)
         try:
+            if not pa.types.is_dictionary(column.type):
+                column = pc.dictionary_encode(column)
+            encoded = column.unify_dictionaries().combine_chunks()
+            if isinstance(encoded, pa.ChunkedArray):
+                encoded = encoded.chunk(0)
             names = [value or "" for value in encoded.dictionary.cast(pa.string()).to_pylist()]
-        except pa.ArrowException:
-            raise TableError(f"{self.path}: column {name!r} holds {column.type.value_type}, which names nothing") from None
+        except (pa.ArrowException, UnicodeDecodeError):
+            raise TableError(f"{self.path}: column {name!r} holds {column.type}, which names nothing; give a column of texts") from None
         indices = _array(encoded.indices, -1)
         floating = pa.types.is_floating(encoded.dictionary.type)
         nameless = [i for i, value in enumerate(names) if not value.strip() or (floating and value == "nan")]
@@ -182,7 +182,8 @@ class Table:
 
     def _known(self, name: str) -> None:
         if name not in self.columns:
-            raise TableError(f"{self.path}: has no column {name!r}; {nearest(name, self.columns)}")
+            alone = "; are its columns separated by commas?" if len(self.columns) == 1 and not self._parquet else ""
+            raise TableError(f"{self.path}: has no column {name!r}; {nearest(name, self.columns)}{alone}")
         if self.columns.count(name) > 1:
             raise TableError(f"{self.path}: has {self.columns.count(name)} columns named {name!r}; rename all but one")
 

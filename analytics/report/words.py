@@ -37,6 +37,8 @@ def number(value: float | None, kind: str) -> str:
     """A metric's value: shares in percent, others with four digits."""
     if value is None:
         return "–"
+    if abs(value) >= 1e15:
+        return f"{value:.4g}"
     return percent(value) if kind == "proportion" else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 

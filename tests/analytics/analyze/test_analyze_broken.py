@@ -162,6 +162,23 @@ def test_files_without_rows_or_with_a_column_twice(tmp_path, capsys):
         assert code == 2 and piece in err
 
 
+def test_columns_of_the_wrong_type_or_separator(tmp_path, capsys):
+    lists = write(tmp_path / "t.parquet", {"arm": [[1], [2]] * 5, "y": np.arange(10.0), "when": np.arange(10).astype("datetime64[us]")})
+    code, _, err = run(capsys, lists, *ASK)
+    assert code == 2 and "column 'arm' holds list" in err and "give a column of texts" in err
+    code, _, err = run(capsys, lists, "--arm", "y", "--control", "0", "--metric", "when")
+    assert code == 2 and "column 'when' holds timestamp[us], not numbers" in err
+    (tmp_path / "s.csv").write_text("arm;y\na;1\nb;2\n")
+    code, _, err = run(capsys, str(tmp_path / "s.csv"), *ASK)
+    assert code == 2 and "are its columns separated by commas?" in err
+
+
+def test_huge_values_stay_readable(tmp_path, capsys):
+    y = np.random.default_rng(0).normal(size=200) * 1e149
+    code, text, _ = run(capsys, write(tmp_path / "t.parquet", {"arm": ["a", "b"] * 100, "y": y}), *ASK, "--sequential")
+    assert code == 0 and max(map(len, text.splitlines())) <= 100 and "not told apart" in " ".join(text.split())
+
+
 def test_names_that_look_like_nothing_are_names(tmp_path, capsys):
     path = write(tmp_path / "t.parquet", {"arm": ["None", "nan"] * 20, "y": np.arange(40.0)})
     report = run_json(capsys, path, "--arm", "arm", "--control", "None", "--metric", "y")
