@@ -71,7 +71,8 @@ def _breakdown(
 ) -> Breakdown:
     arms = list(experiment.arms)
     questions = [
-        Question(metric=one.value, role="primary", kind=metric.inferred_as, direction=metric.direction, facts=one.primary) for one in slices
+        Question(metric=one.value, role="primary", kind=metric.inferred_as, direction=metric.direction, facts=one.primary, brief=True)
+        for one in slices
     ]
     compared = compare_family(questions, arms, experiment.control, rules)
     reports = []

@@ -129,7 +129,7 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
         p_value=one.p_value,
         adjusted_p_value=level.p_value,
         always_valid=sequence,
-        bayes=bayes(contrast, one.p_value, question.direction, level.alpha),
+        bayes=bayes(contrast, one.p_value, question.direction, level.alpha, exact=not question.brief),
         df=contrast.lift_df,
         variance_reduction=one.found.variance_reduction,
         method="; ".join(filter(None, (one.found.method, difference.method, lift.method if lift.interval == UNBOUNDED else "", remark))),
@@ -137,8 +137,10 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
         ok=_holds(question, contrast, lift.interval, family, rules),
         lift_method=lift.method,
         exact=exact_tests(contrast),
-        guaranteed=guaranteed(question, one.arm, control, contrast, share, rules.planned_units, sequence.difference_ci),
-        group_sequential=planned_looks(contrast, share, rules),
+        guaranteed=None
+        if question.brief
+        else guaranteed(question, one.arm, control, contrast, share, rules.planned_units, sequence.difference_ci),
+        group_sequential=None if question.brief else planned_looks(contrast, share, rules),
     )
 
 

@@ -60,9 +60,10 @@ def planned_looks(contrast: Contrast, alpha: float, rules: Rules) -> GroupSequen
     )
 
 
-def bayes(contrast: Contrast, p_value: float, direction: str, alpha: float) -> Bayes | None:
+def bayes(contrast: Contrast, p_value: float, direction: str, alpha: float, *, exact: bool = True) -> Bayes | None:
     """Posterior of the lift from its normal likelihood. Where that would claim an effect that the p-value does not, the
-    likelihood is the one whose own test of "no lift" is the p-value. None without a lift."""
+    likelihood is the one whose own test of "no lift" is the p-value. None without a lift. `exact`: of two counts also
+    the Beta-Binomial posterior."""
     if not contrast.control:
         return None
     lift, se = contrast.difference / abs(contrast.control), contrast.relative_se
@@ -78,7 +79,7 @@ def bayes(contrast: Contrast, p_value: float, direction: str, alpha: float) -> B
         expected_loss_ship=gain.loss_if_negative,
         expected_loss_keep=gain.loss_if_positive,
         relative_ci=finite(posterior(lift, se, prior_sd=PRIOR_SD).interval(alpha)),
-        beta_binomial=posterior_of_counts(contrast, direction),
+        beta_binomial=posterior_of_counts(contrast, direction) if exact else None,
     )
 
 

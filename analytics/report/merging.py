@@ -1,9 +1,10 @@
-"""Totals of parts of the units → totals of all of them, exactly."""
+"""Totals of parts of the units → totals of all of them, exactly; and whether they are enough to compare."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
 
 from analytics.facts import Joint, Moments
+from analytics.inference.exact import SMALLEST_EXPECTED
 
 NOTHING = Moments(n=0, mean=0.0, m2=0.0, denominator_mean=0.0)
 
@@ -39,6 +40,12 @@ def _pair(a: Moments, b: Moments) -> Moments:
         denominator_m2=a.denominator_m2 + b.denominator_m2 + weight * below * below,
         comoment=a.comoment + b.comoment + weight * step * below,
     )
+
+
+def too_few(kind: str, a: Moments, b: Moments) -> bool:
+    """Does a cell of the 2 x 2 table of two proportions expect fewer than 5, so that only an exact test would do?"""
+    n, hits = a.n + b.n, a.n * a.mean + b.n * b.mean
+    return kind == "proportion" and min(a.n, b.n) * min(hits, n - hits) < SMALLEST_EXPECTED * n
 
 
 def as_joint(moments: Moments, *, ratio: bool) -> Joint:

@@ -9,9 +9,10 @@ from analytics.experiment import Experiment, Metric
 from analytics.facts import Cohort, Moments, WeightPeriod
 from analytics.inference.contrast import UNBOUNDED, Interval
 from analytics.inference.tails import two_sided_p
+from analytics.report.comparisons import finite
 from analytics.report.contrasts import contrast_of
 from analytics.report.evidence import always_valid
-from analytics.report.merging import as_joint, merged_arms
+from analytics.report.merging import as_joint, merged_arms, too_few
 from analytics.report.question import Question, Rules
 from analytics.report.schema import PathPoint
 
@@ -23,7 +24,8 @@ def path(
 ) -> list[PathPoint]:
     """A point per day on which units came, over all units that had come by its end: their totals as they stand now, without
     CUPED. `metric` is the primary one, `periods` those of the facts. Where weights changed, days of the same weights are compared
-    within themselves and put together (a day with several weights is one part). A quantile has no path of its lift, since
+    within themselves and put together (a day with several weights is one part). Counts that need an exact test have no interval
+    yet. A quantile has no path of its lift, since
     quantiles do not add up: units and sample ratio only.
     """
     arms = list(experiment.arms)
@@ -79,8 +81,11 @@ def _question(experiment: Experiment, metric: Metric, stretches: Sequence[Stretc
 
 def _point(question: Question, arm: str, control: str, family: int, rules: Rules) -> tuple[float | None, Interval]:
     """The lift and its interval at any look: all that a point shows of a comparison."""
+    a, b = question.facts.get(control), question.facts.get(arm)
+    if isinstance(a, Moments) and isinstance(b, Moments) and too_few(question.kind, a, b):
+        return (b.mean - a.mean) / a.mean if a.mean else None, UNBOUNDED
     contrast = contrast_of(question, arm, control).contrast
     if contrast is None or not contrast.control:
         return None, UNBOUNDED
     sequence = always_valid(contrast, two_sided_p(contrast.statistic(), contrast.df), rules.alpha, family, rules.planned_units, rules.lift)
-    return contrast.difference / abs(contrast.control), sequence.relative_ci
+    return finite(contrast.difference / abs(contrast.control)), sequence.relative_ci

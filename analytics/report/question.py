@@ -28,7 +28,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     `joint` per arm turns on CUPED (several covariates: Lin's regression; `regressed`, from rows, takes its place). `periods` (of
     constant weights) and `strata` hold the same per arm for parts of the units: the comparison is then made within each and put
-    together. `bounds` of a mean turn on the guaranteed interval.
+    together. `bounds` of a mean turn on the guaranteed interval. `brief`, for parts of an experiment: without what is planned for or
+    stands beside the whole (planned looks, guaranteed interval, exact posterior).
     """
 
     metric: str
@@ -45,3 +46,4 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     cap: float | None = None
     sql: str = ""
     note: str = ""
+    brief: bool = False

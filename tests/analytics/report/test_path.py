@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from report_cases import METRICS, NOW, START, experiment, facts, moments, proportion, quantile
 
 from analytics.checks import sample_ratio
-from analytics.facts import Age, Cohort, Moments, WeightPeriod
-from analytics.report.build import build_report
+from analytics.facts import Age, Cohort, Moments, Slice, WeightPeriod
+from analytics.report.build import build_report, rebuild
 from analytics.report.merging import as_joint, merged, merged_arms
+from analytics.report.page import to_html
+from analytics.report.text import to_text
 
 DAY = date(2026, 11, 20)
 FIELDS = ("n", "mean", "m2", "denominator_mean", "denominator_m2", "comoment")
@@ -192,3 +195,32 @@ def test_novelty_intervals_are_corrected_over_the_days():
         return high - low
 
     assert intervals(5) > intervals(1)
+
+
+def test_counts_that_need_an_exact_test_have_no_interval_yet():
+    """3 and 5 of 20 expect 4 a cell; 6 and 10 of 40 expect 8: from then on the point is the report's."""
+    few, more = built(cohorts([(3, 5)], units=20)), built(cohorts([(3, 5), (3, 5)], units=20))
+    assert few.path[0].lift["vivid"] == pytest.approx(2 / 3) and few.path[0].always_valid_ci["vivid"] == (None, None)
+    assert more.path[0] == few.path[0]
+    assert more.path[1].always_valid_ci["vivid"] == pytest.approx(more.metrics[0].comparisons[0].always_valid.relative_ci, rel=1e-9)
+    ages = [Age(day=0, primary={"base": proportion(3, 20), "vivid": proportion(5, 20)})]
+    assert built(cohorts([(100, 150)]), ages=ages).novelty[0].ci["vivid"] == (None, None)
+
+
+@pytest.mark.parametrize("value", [1e150, 1e-200, -1e150, 0.0, 1e-320])
+def test_values_beyond_what_can_be_computed_are_answered(value):
+    days = [
+        Cohort(
+            day=DAY + timedelta(days=i),
+            units=[{"base": 40, "vivid": 40}],
+            primary={"base": moments([value, 2 * value] * 20), "vivid": moments([value, 3 * value] * 20)},
+        )
+        for i in range(3)
+    ]
+    ages = [Age(day=0, primary=dict(days[0].primary))]
+    report = built(
+        days, primary="likes", ages=ages, breakdowns={"d": [Slice(value="x", units=days[0].units, primary=dict(days[0].primary))]}
+    )
+    encoded = msgspec.json.encode(report)
+    assert msgspec.json.encode(rebuild(msgspec.json.decode(encoded, type=type(report)))) == encoded
+    assert len(report.path) == 3 and "Day by day" in to_text(report) and "<svg" in to_html(report)
