@@ -4,6 +4,8 @@ from datetime import date, datetime
 
 import msgspec
 
+from analytics.decision_event import PastDecision
+
 
 class Moments(msgspec.Struct, frozen=True, kw_only=True, tag="moments"):
     """Per-unit totals of one metric in one arm. `m2` is the centred sum of squares; `comoment` that of products.
@@ -152,7 +154,8 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     `cohorts` and `ages` are of the primary metric. `pre_period[arm]`: what the primary metric was per unit in the `pre_period_days`
     before exposure; empty where nobody did anything then. `excluded[rule][arm]` units are left out by the experiment's rules,
     `training_units[arm]` because their feedback trained an arm of this experiment. `caps[metric]`: the value that a percentile
-    cap came to. `sql[metric]`: what the metric became.
+    cap came to. `sql[metric]`: what the metric became. `decisions`: what
+    reports recommended, each time that it changed; in no figure.
     """
 
     experiment: str
@@ -183,3 +186,4 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     training_units: dict[str, int] = msgspec.field(default_factory=dict)
     caps: dict[str, float] = msgspec.field(default_factory=dict)
     sql: dict[str, str] = msgspec.field(default_factory=dict)
+    decisions: list[PastDecision] = msgspec.field(default_factory=list)

@@ -1,6 +1,6 @@
 """Facts in, report out: pure, so that the same facts give the same report bit for bit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -9,7 +9,6 @@ import msgspec
 
 from analytics.checks import check
 from analytics.decision import decide
-from analytics.decision_event import PastDecision
 from analytics.events import utc_now
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
@@ -42,11 +41,10 @@ def report_now(
 ) -> Report:
     """Read the facts (up to `as_of`; None means now) and build the report; with `flagged`, flagged events count like any other."""
     # Here, so that statistics on a file load no database client.
-    from analytics.warehouse.decisions import read_decisions
     from analytics.warehouse.facts import read_facts
 
     facts = read_facts(warehouse, name, experiment, metrics, as_of, flagged=flagged)
-    return build_report(name, experiment, metrics, facts, as_of or utc_now(), decisions=read_decisions(warehouse, name, as_of))
+    return build_report(name, experiment, metrics, facts, as_of or utc_now())
 
 
 def build_report(
@@ -55,10 +53,9 @@ def build_report(
     metrics: Mapping[str, Metric],
     facts: ExperimentFacts,
     as_of: datetime,
-    decisions: Sequence[PastDecision] = (),
 ) -> Report:
-    """The report of `experiment`. `metrics` defines at least those that it names (built-in ones need none); `decisions` were
-    logged before. Raises KeyError for a metric that is not defined."""
+    """The report of `experiment`. `metrics` defines at least those that it names (built-in ones need none). Raises KeyError for
+    a metric that is not defined."""
     used = {key: BUILT_IN[key] if key in BUILT_IN else metrics[key] for key in _names(experiment)}
     compared = _compare(experiment, used, facts)
     hours = (as_of - facts.started_at).total_seconds() / 3600 if facts.started_at else 0.0
@@ -87,18 +84,18 @@ def build_report(
         arms=[_arm(name, arms.get(name), weights.get(name, 0.0), name == experiment.control) for name in experiment.arms],
         checks=checks,
         metrics=compared,
-        decision=msgspec.structs.replace(decision, history=list(decisions)),
+        decision=msgspec.structs.replace(decision, history=list(facts.decisions)),
         breakdowns=sliced,
         path=path(experiment, primary, facts.cohorts, facts.periods, asked),
         novelty=novelty(experiment, primary, facts.ages, asked),
-        sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts, decisions=list(decisions)),
+        sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts),
     )
 
 
 def rebuild(report: Report) -> Report:
     """The report again, from nothing but its own `sufficient_statistics`: equal to it, bit for bit."""
     given = report.sufficient_statistics
-    return build_report(report.experiment, given.experiment, given.metrics, given.facts, report.as_of, given.decisions)
+    return build_report(report.experiment, given.experiment, given.metrics, given.facts, report.as_of)
 
 
 def weight_changes(periods: list[WeightPeriod]) -> int:

@@ -238,7 +238,6 @@ class SufficientStatistics(msgspec.Struct, frozen=True, kw_only=True):
     experiment: Experiment
     metrics: dict[str, Metric]
     facts: ExperimentFacts
-    decisions: list[PastDecision] = msgspec.field(default_factory=list)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

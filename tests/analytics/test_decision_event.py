@@ -17,8 +17,7 @@ LATER = timedelta(hours=1)
 
 def report(likes=(240, 400), at=NOW, **given):
     rows = {"like_rate": {"base": proportion(likes[0], 2000), "vivid": proportion(likes[1], 2000)}}
-    decisions = given.pop("decisions", ())
-    return build_report("vivid-colours", experiment(), METRICS, facts(rows, {"base": 2000, "vivid": 2000}, **given), at, decisions)
+    return build_report("vivid-colours", experiment(), METRICS, facts(rows, {"base": 2000, "vivid": 2000}, **given), at)
 
 
 def told(event) -> PastDecision:

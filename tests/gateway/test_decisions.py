@@ -50,10 +50,9 @@ class Readings:
             multiple_exposure=0, generations_without_exposure=0, arms=arms, metrics={"like_rate": rows}, latency={},
             periods=[WeightPeriod(started_at=self.start, weights=EXPERIMENT.arms, units={"base": 2000, "vivid": 2000})],
         )  # fmt: skip
+        past = [past_decision(e.event_id, e.occurred_at, e.attributes) for e in self.logged]
         at = as_of or self.start + timedelta(hours=self.hours)
-        return build_report(
-            name, experiment, metrics, facts, at, [past_decision(e.event_id, e.occurred_at, e.attributes) for e in self.logged]
-        )
+        return build_report(name, experiment, metrics, msgspec.structs.replace(facts, decisions=past), at)
 
 
 @pytest.fixture
