@@ -15,6 +15,7 @@ from analytics.inference.newcombe import newcombe_interval
 from analytics.inference.proportion import ProportionContrast
 
 LiftMethod = Literal["delta", "fieller", "log_delta"]
+TINY = 1e-300
 NAMES = {"delta": "delta method", "fieller": "Fieller's interval", "log_delta": "log-delta method"}
 
 
@@ -36,12 +37,15 @@ class Shown(msgspec.Struct, frozen=True):
 
 def difference_shown(contrast: Contrast, critical: Critical) -> Shown:
     """Newcombe's interval of two proportions, Mee's where it would contradict the test; for means difference ± critical x se."""
+    if isinstance(contrast, ExactContrast):
+        inverted = _kept_to_test(finite(contrast.difference_interval(critical.test)), contrast, critical.test)
+        return Shown(inverted, "difference by Mee's score interval, moved to agree with it")
     if not isinstance(contrast, ProportionContrast):
         return Shown(finite(contrast.difference_interval(critical.test)), "")
     interval = newcombe_interval(contrast, critical.test)
     if _agrees(interval, contrast, critical.test):
         return Shown(interval, "difference by Newcombe's interval")
-    inverted = finite(contrast.difference_interval(critical.test))
+    inverted = _kept_to_test(finite(contrast.difference_interval(critical.test)), contrast, critical.test)
     return Shown(inverted, "difference by Mee's score interval (Newcombe's would contradict the test)")
 
 
@@ -96,6 +100,16 @@ def _agrees(interval: Interval, contrast: Contrast, critical: float) -> bool:
     if low is None or high is None:
         return False
     return (low > 0 or high < 0) == (abs(contrast.statistic()) > critical)
+
+
+def _kept_to_test(interval: Interval, contrast: Contrast, critical: float) -> Interval:
+    """Rounding (5 units against a hundred million) does not turn the test's answer around: the end next to 0 stays on its side."""
+    low, high = interval
+    if low is None or high is None or _agrees(interval, contrast, critical):
+        return interval
+    if abs(contrast.statistic()) <= critical:
+        return (min(low, 0.0), max(high, 0.0))
+    return (max(low, TINY), max(high, TINY)) if contrast.difference > 0 else (min(low, -TINY), min(high, -TINY))
 
 
 def _as_lift(contrast: Contrast, ratio: Interval) -> Interval:

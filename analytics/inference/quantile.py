@@ -40,7 +40,9 @@ def quantile_variance(facts: QuantileFacts) -> float | None:
         return None
     sd = (facts.high - facts.low) / (2 * two_sided_critical(LEVEL))
     share = facts.below_mean / facts.count_mean
-    spread = max(0.0, facts.below_m2 - 2 * share * facts.comoment + share**2 * facts.count_m2) / (facts.units - 1)
-    clustered = spread / (facts.units * facts.count_mean**2)
+    spread = max(0.0, facts.below_m2 - 2 * share * facts.comoment + share * share * facts.count_m2) / (facts.units - 1)
+    # Divided twice, and multiplied, for a square could over- or underflow.
+    clustered = spread / facts.units / facts.count_mean / facts.count_mean
     independent = facts.level * (1 - facts.level) / facts.events
-    return (facts.events - 1) * sd**2 * clustered / independent
+    variance = (facts.events - 1) * sd * sd * clustered / independent
+    return variance if math.isfinite(variance) else None

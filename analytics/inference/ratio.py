@@ -39,4 +39,7 @@ def ratio_variance(moments: Moments) -> float:
         return 0.0
     terms = moments.m2 + value * value * moments.denominator_m2
     total = terms - 2 * value * moments.comoment
-    return total / (moments.n - 1) / moments.denominator_mean**2 if total > ROUNDING * terms else 0.0
+    if not (total > ROUNDING * terms and total < math.inf):
+        return 0.0
+    # Divided twice, for a square could over- or underflow.
+    return total / (moments.n - 1) / moments.denominator_mean / moments.denominator_mean

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import numpy as np
 
 from analytics.facts import Joint, Moments, QuantileFacts
 from analytics.inference.contrast import Contrast
@@ -24,6 +25,7 @@ METHODS = {
     "quantile": "quantile of events clustered by unit (Deng et al. 2018), Welch's t",
 }
 SMALLEST_PART = 2
+BEYOND = "no inference: values are no numbers, or too large or too small to compute with"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -36,11 +38,24 @@ class Found(msgspec.Struct, frozen=True):
 
 def contrast_of(question: Question, arm: str, control: str) -> Found:
     """`arm` against `control`. A contrast that is returned has a finite statistic."""
-    found = _found(question, arm, control)
-    if found.contrast is not None and math.isfinite(found.contrast.statistic()):
+    try:
+        # Numbers near the ends of what doubles hold overflow here and there: they end as "not finite", in words.
+        with np.errstate(all="ignore"):
+            found = _found(question, arm, control)
+            told = found.contrast is not None and _finite(found.contrast)
+    except (OverflowError, ZeroDivisionError, np.linalg.LinAlgError):
+        return Found(None, BEYOND)
+    if told:
         return Found(found.contrast, f"{found.method}; {question.note}" if question.note else found.method, found.variance_reduction)
+    if found.contrast is not None:
+        return Found(None, BEYOND)
     why = found.method if found.method.startswith("no ") else "no inference: too few observations, or no variation"
     return Found(None, why)
+
+
+def _finite(contrast: Contrast) -> bool:
+    numbers = (contrast.control, contrast.difference, contrast.se, contrast.statistic())
+    return all(map(math.isfinite, numbers)) and (contrast.df is None or 0 < contrast.df < math.inf)
 
 
 def _found(question: Question, arm: str, control: str) -> Found:

@@ -115,6 +115,22 @@ BROKEN = {
     "beyond doubles": ask(base=Moments(n=5, mean=1e200, m2=math.inf), vivid=Moments(n=5, mean=1e200, m2=math.inf)),
     "not a number": ask(base=Moments(n=5, mean=math.nan, m2=math.nan), vivid=moments([1.0, 2.0])),
     "tiny": ask(base=Moments(n=50, mean=1e-310, m2=0.0), vivid=moments([0.0, 1.0])),
+    "two against a hundred million": ask("proportion", base=proportion(0, 10**8), vivid=proportion(1, 2)),
+    "a ratio beyond doubles": ask(
+        "ratio",
+        base=moments([1.0, 2.0], [1.0, 3.0]),
+        vivid=Moments(n=5, mean=3.0, m2=1.0, denominator_mean=-1e300, denominator_m2=1.0),
+    ),
+    "a quantile beyond doubles": ask(
+        "quantile",
+        base=quantile(np.arange(40.0), np.arange(40), 0.5),
+        vivid=msgspec.structs.replace(quantile(np.arange(40.0), np.arange(40), 0.5), high=1e300, count_mean=1e-300),
+    ),
+    "a covariate that is no number": msgspec.structs.replace(
+        ask(base=moments([1.0, 2.0, 4.0, 5.0]), vivid=moments([3.0, 2.0, 4.0, 7.0])),
+        joint={arm: Joint(n=4, means=(2.0, math.nan), products=((5.0, math.nan), (math.nan, math.inf)), covariates=("x",))
+               for arm in ("base", "vivid")},
+    ),
     "tiny rate": ask("proportion", base=proportion(1, 10**7), vivid=proportion(4, 10**7)),
     "too few events for a quantile": ask(
         "quantile",
