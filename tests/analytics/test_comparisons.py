@@ -12,7 +12,7 @@ from report_cases import moments, proportion, quantile
 from scipy import stats
 
 from analytics.experiment import Guardrail
-from analytics.facts import Moments
+from analytics.facts import Joint, Moments
 from analytics.inference.tails import two_sided_critical
 from analytics.report.comparisons import compare_family
 from analytics.report.e_values import with_e_bh
