@@ -16,9 +16,10 @@ def quantile_facts(values: Floats, unit: Codes, level: float) -> QuantileFacts:
     places = [min(n - 1, max(0, int(np.ceil(share * n)) - 1)) for share in (level, level - h, level + h)]
     ordered = np.partition(values, sorted(set(places)))
     value, low, high = (float(ordered[place]) for place in places)
-    _, place = np.unique(unit, return_inverse=True)
-    count = np.bincount(place).astype(np.float64)
-    below = np.bincount(place, weights=(values <= value).astype(np.float64)).astype(np.float64)
+    each = np.bincount(unit)
+    seen = each > 0
+    count = each[seen].astype(np.float64)
+    below = np.bincount(unit, weights=(values <= value).astype(np.float64))[seen].astype(np.float64)
     apart, more = below - below.mean(), count - count.mean()
     return QuantileFacts(
         level=level,

@@ -64,11 +64,10 @@ def group(arm: Labels, unit: Labels | None) -> Units:
     if unit is None:
         return Units(arms=arm.names, arm=arm.codes, of_row=None)
     size = len(unit.names)
-    pairs = np.unique(unit.codes * len(arm.names) + arm.codes)
-    of_pair, arm_of_pair = np.divmod(pairs, len(arm.names))
-    kept = np.bincount(of_pair, minlength=size) == 1
     chosen = np.zeros(size, dtype=np.int64)
-    chosen[of_pair] = arm_of_pair
+    chosen[unit.codes] = arm.codes
+    kept = np.ones(size, dtype=bool)
+    kept[unit.codes[chosen[unit.codes] != arm.codes]] = False
     place = np.where(kept, np.cumsum(kept) - 1, -1)
     return Units(
         arms=arm.names,

@@ -1,11 +1,13 @@
 """`salon analyze` against statsmodels, tea-tasting, scipy and formulas written out in numpy, through the command."""
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
 import tea_tasting as tt
 from analyze_cases import compared, run_json, units, write
+from report_cases import quantile
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -210,3 +212,28 @@ def test_bootstrap_agrees_with_the_delta_method(capsys, path):
         assert one["relative_ci"] == pytest.approx([low, high], abs=0.12 * (high - low))
     again = run_json(capsys, path, *ASK, "--metric", "spent:mean", "--metric", "clicks:ratio:views", "--bootstrap", "1000")
     assert again["bootstrap"] == report["bootstrap"]
+
+
+def test_a_quantile_of_events_is_clustered_by_unit(tmp_path, capsys):
+    """The facts against those of the reports' tests, and the error as written in the notes (2.2)."""
+    rng = np.random.default_rng(9)
+    unit = np.repeat(np.arange(600), rng.integers(1, 9, 600))
+    arm = np.where(unit % 3 == 0, "base", "vivid")
+    ms = rng.gamma(4, 100, 600)[unit] * rng.lognormal(0, 0.3, len(unit))
+    path = write(tmp_path / "t.parquet", {"who": [f"u{k}" for k in unit], "arm": arm, "ms": ms})
+    report = run_json(capsys, path, *ASK, "--unit", "who", "--metric", "ms:quantile:0.9", "--lower", "ms")
+    variance = 0.0
+    z = stats.norm.ppf(0.975)
+    for name in ("base", "vivid"):
+        here = arm == name
+        expected = quantile(ms[here], unit[here], 0.9)
+        found = report["sufficient_statistics"]["metrics"][0]["facts"][name]
+        assert found == pytest.approx({"type": "quantile"} | msgspec.structs.asdict(expected))
+        _, index = np.unique(unit[here], return_inverse=True)
+        below, count = np.bincount(index, weights=ms[here] <= expected.value), np.bincount(index).astype(float)
+        s, n, k = np.cov(below, count), here.sum(), len(count)
+        share = below.mean() / count.mean()
+        clustered = (s[0, 0] - 2 * share * s[0, 1] + share**2 * s[1, 1]) / (k * count.mean() ** 2)
+        sd = (expected.high - expected.low) / (2 * z)
+        variance += (n - 1) * sd**2 * clustered / (0.9 * 0.1 / n) / n
+    assert compared(report)["difference"]["se"] == pytest.approx(np.sqrt(variance), rel=1e-9)
