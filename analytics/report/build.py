@@ -16,6 +16,7 @@ from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import Question, compare_family, finite
 from analytics.report.e_values import with_e_bh
 from analytics.report.flagged import flagged_check, rules
+from analytics.report.formulas import formulas
 from analytics.report.notes import method_notes
 from analytics.report.novelty import novelty
 from analytics.report.path import path
@@ -70,7 +71,7 @@ def build_report(
     sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0])
     warnings = [*flagged.warnings, *(warning for breakdown in sliced for warning in breakdown.warnings)]
     decision = decide(experiment, compared, checks, units, hours, changes, warnings)
-    return Report(
+    report = Report(
         experiment=name,
         route=experiment.route,
         design=experiment.design,
@@ -90,6 +91,7 @@ def build_report(
         novelty=novelty(experiment, primary, facts.ages, asked),
         sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts),
     )
+    return msgspec.structs.replace(report, formulas={formula.title: formula.path for formula in formulas(report)})
 
 
 def rebuild(report: Report) -> Report:

@@ -244,7 +244,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The report of one experiment at one moment.
 
     `data_as_of`: when the latest event in it was received; `late_events`: received over 72 hours after they occurred;
-    `flagged`: whether flagged events are counted.
+    `flagged`: whether flagged events are counted; `formulas`: each method that it uses, and the page with its formula.
     """
 
     experiment: str
@@ -264,4 +264,5 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     breakdowns: list[Breakdown]
     path: list[PathPoint]
     novelty: list[AgePoint]
+    formulas: dict[str, str] = msgspec.field(default_factory=dict)
     sufficient_statistics: SufficientStatistics

@@ -94,6 +94,7 @@ def test_every_comparison_that_was_tested_has_a_formula(report):
     tested = [c for m in report.metrics for c in m.comparisons if c.p_value is not None]
     assert len(tested) == 8 and all(of_comparison(c) for c in tested)
     pages = [f.page for f in formulas(report)]
+    assert list(report.formulas.values()) == [f"docs/statistics/{page}.md" for page in pages]
     assert len(pages) == len(set(pages))
     assert {"caps", "families", "sequences", "bayes", "guardrails", "sample-ratio", "checks", "breakdowns", "course"} <= set(pages)
 
