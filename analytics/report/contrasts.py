@@ -9,7 +9,7 @@ import numpy as np
 from analytics.facts import Joint, Moments, QuantileFacts
 from analytics.inference.contrast import Contrast
 from analytics.inference.cuped import Adjusted, adjusted_contrast
-from analytics.inference.exact import SMALLEST_EXPECTED, exact_contrast
+from analytics.inference.exact import SMALLEST_EXPECTED, ExactContrast, exact_contrast
 from analytics.inference.lin import lin_contrast, regressed
 from analytics.inference.mean import mean_contrast
 from analytics.inference.poststratification import Pair, pooled
@@ -71,7 +71,9 @@ def _found(question: Question, arm: str, control: str) -> Found:
         found = _over_strata(question, arm, control)
         if found is not None:
             return found
-    return _adjusted(question, arm, control) or _plain(question.kind, a, b)
+    plain = _plain(question.kind, a, b)
+    # Where counts are too small for the normal, they are too small for what covariates do to it.
+    return plain if isinstance(plain.contrast, ExactContrast) else _adjusted(question, arm, control) or plain
 
 
 def _plain(kind: str, a: Moments, b: Moments) -> Found:

@@ -203,6 +203,17 @@ def test_small_counts_go_by_boschloo():
     assert large.bayes.beta_binomial.prob_better > 0.99 > 0.01 > large.bayes.beta_binomial.expected_loss_ship
 
 
+def test_small_counts_go_without_covariates():
+    rng = np.random.default_rng(4)
+    liked, x = np.repeat([1.0, 0.0], [2, 48]), rng.normal(size=50)
+    many = np.repeat([1.0, 0.0], [20, 30])
+    for y, start in ((liked, "Boschloo"), (many, "CUPED")):
+        question = msgspec.structs.replace(
+            ask("proportion", base=moments(y), vivid=moments(y[::-1])), joint={"base": joint(y, x), "vivid": joint(y[::-1], x)}
+        )
+        assert compare(question).method.startswith(start)
+
+
 def test_direction_turns_the_posterior_around():
     up, down = (compare(ask("proportion", d, base=proportion(100, 2000), vivid=proportion(150, 2000))).bayes for d in ("up", "down"))
     assert up.prob_better == pytest.approx(1 - down.prob_better) and up.expected_loss_ship == pytest.approx(down.expected_loss_keep)
