@@ -9,6 +9,8 @@ from analytics.report.words import arms_of, plural
 
 # Above this share of units left out because a candidate was trained on them, the rest are newcomers.
 MOST_TRAINED_ON = 0.50
+# How a method says that it compares within each stretch of constant weights.
+BY_PERIOD = "periods of constant weights"
 
 
 def risks_of(experiment: Experiment, metrics: Sequence[MetricReport], checks: Checks, weight_changes: int, total: int) -> list[str]:
@@ -30,10 +32,11 @@ def risks_of(experiment: Experiment, metrics: Sequence[MetricReport], checks: Ch
         risks.append(f"{checks.bots.flagged_share:.0%} of the events are flagged as suspicious and {fate}.")
     if checks.exposure.generations_without_exposure:
         risks.append(f"{plural(checks.exposure.generations_without_exposure, 'generation')} came without an exposure.")
-    if weight_changes:
+    pooled = [metric.metric for metric in metrics if any(_pooled(comparison) for comparison in metric.comparisons)]
+    if weight_changes and pooled:
         risks.append(
-            f"The weights changed {plural(weight_changes, 'time')}: arms hold units of different days, and a trend in the metric can "
-            "look like an effect."
+            f"The weights changed {plural(weight_changes, 'time')}, and {', '.join(pooled)} {'is' if len(pooled) == 1 else 'are'} compared "
+            "over all of it: arms hold units of different days, and a trend can look like an effect."
         )
     if checks.srm.p_value is not None and checks.srm.p_value < 0.001 and checks.srm.ok:
         risks.append(f"Sample ratio: chi-square p = {comparison_p(checks.srm.p_value)}, e-value {checks.srm.e_value:.3g}; watch it.")
@@ -42,6 +45,11 @@ def risks_of(experiment: Experiment, metrics: Sequence[MetricReport], checks: Ch
         if unknown:
             risks.append(f"Guardrail {metric.metric} is not yet shown to hold for {arms_of(unknown)}.")
     return risks
+
+
+def _pooled(comparison: Comparison) -> bool:
+    """Whether units of several stretches of weights were compared as one sample: quantiles, which do not add up."""
+    return comparison.p_value is not None and BY_PERIOD not in comparison.method
 
 
 def established(comparison: Comparison, direction: str) -> str | None:

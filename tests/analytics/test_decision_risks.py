@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from report_cases import METRICS, NOW, START, experiment, facts, proportion
 
-from analytics.facts import Age
+from analytics.facts import Age, Joint, WeightPeriod
 from analytics.report.build import build_report
 from analytics.report.text import to_text
 
@@ -58,6 +58,21 @@ def test_checks_are_told_as_risks_and_change_nothing():
     ):
         assert said in risks(shipped)
     assert risks(report().decision) == "The experiment has run 2.0 days, not a whole week: people of other weekdays may like other things."
+
+
+def test_changed_weights_are_a_risk_where_stretches_are_pooled():
+    """Compared within each stretch there is none; without what that takes, there is."""
+    shares = [{"base": 0.9, "vivid": 0.1}, {"base": 0.5, "vivid": 0.5}]
+    units = [{"base": 900, "vivid": 100}, {"base": 1100, "vivid": 1100}]
+    periods = [WeightPeriod(started_at=START, weights=w, units=n) for w, n in zip(shares, units, strict=True)]
+    apart = [{arm: Joint(n=n, means=(0.2,), products=((n * 0.16,),)) for arm, n in counts.items()} for counts in units]
+    rows = {"like_rate": {"base": proportion(400, 2000), "vivid": proportion(240, 1200)}}
+    told = [
+        build_report("x", experiment(), METRICS, facts(rows, {"base": 2000, "vivid": 1200}, periods=periods, by_period=by), NOW).decision
+        for by in ({}, {"like_rate": apart})
+    ]
+    assert "The weights changed 1 time, and like_rate is compared over all of it" in risks(told[0])
+    assert "weights changed" not in risks(told[1])
 
 
 def test_a_week_is_long_enough():

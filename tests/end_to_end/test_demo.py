@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from analytics.event_log import open_log
 from salon.demo.story import Scale, Story
 
 
@@ -27,6 +28,23 @@ def test_two_contests_or_a_gate_that_said_no(told: tuple[Path, dict]) -> None:
         second = result["experiments"][1]["report"]
         assert {a["arm"] for a in second["arms"]} == {result["truth"]["champion"], result["truth"]["candidate"]}
         assert sum(a["units"] for a in second["arms"]) == 140
+
+
+def test_the_round_told_whom_it_learnt_from(told: tuple[Path, dict]) -> None:
+    """People of the first contest, under the digest that the candidate was then served by; those of the second are newcomers."""
+    folder, result = told
+    log = open_log(f"local:{folder / 'var/events'}")
+    events = [event for _, event in log.read(0, 1_000_000)]
+    log.close()
+    trained = [event for event in events if event.kind == "trained"]
+    if result["truth"]["candidate"] is None:
+        assert trained == []
+        return
+    second = result["experiments"][1]["report"]
+    served = {arm["arm"]: arm["variant"] for arm in second["arms"]}
+    assert {event.variant_digest for event in trained} == {served[result["truth"]["candidate"]]}
+    assert {event.unit for event in trained} == {event.unit for event in events if event.experiment == "first-contest" and event.unit}
+    assert second["checks"]["left_out"]["training"] is None
 
 
 def test_the_truth_stands_beside_the_finding(told: tuple[Path, dict]) -> None:
