@@ -17,7 +17,7 @@ LIKES = Measure(Metric(kind="proportion", event="like"), (0,))
 REPORTS = Measure(Metric(kind="proportion", event="report", direction="down"), (1,))
 WAITS = Measure(Metric(kind="mean", event="wait", direction="down"), (1,))
 GROUP = "Guardrails, read every day for 30 days"
-RUNS, RUNS_OF_HARM, QUICK = 400, 80, 16
+RUNS, RUNS_OF_HARM, QUICK = 300, 60, 16
 MARGIN = 0.20
 
 
