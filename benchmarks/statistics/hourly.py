@@ -115,7 +115,8 @@ def _other_bounds() -> list[Simulation]:
     group = "Other promises about looks, A/A"
     bounded = Measure(Metric(kind="mean", event="score", bounds=(0.0, 1.0)), (0,))
     daily = Schedule(((0.0, HALVES),), TWICE_DAILY)
-    planned = Schedule(((0.0, HALVES),), np.arange(1, 6) * 1000 / PER_HOUR)
+    # A little after the planned units are in: a look that comes too early is not yet the planned one.
+    planned = Schedule(((0.0, HALVES),), np.arange(1, 6) * 1040 / PER_HOUR)
     return [
         Simulation(
             "guaranteed intervals",
