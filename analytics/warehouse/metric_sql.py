@@ -22,10 +22,10 @@ def metric_sql(name: str, experiment: Experiment, metric: Metric, cap: float | N
     lines = ["-- Units in several arms count nowhere." + _rules(experiment)]
     lines += [
         "WITH exposed AS (",
-        "  SELECT unit, any(arm) AS arm, min(least(occurred_at, received_at)) AS exposed_at",
-        "  FROM events FINAL",
-        f"  WHERE experiment = {text(name)} AND kind = 'exposure' AND flags = 0 AND unit != ''",
-        "  GROUP BY unit HAVING uniqExact(arm) = 1",
+        "  SELECT e.unit AS unit, any(e.arm) AS arm, min(least(e.occurred_at, e.received_at)) AS exposed_at",
+        "  FROM events AS e FINAL",
+        f"  WHERE e.experiment = {text(name)} AND e.kind = 'exposure' AND e.flags = 0 AND e.unit != ''",
+        "  GROUP BY e.unit HAVING uniqExact(e.arm) = 1",
         "), happened AS (",
         "  SELECT unit, arm, kind, value, attributes, generation_id, image_id, least(occurred_at, received_at) AS at",
         "  FROM events FINAL",
