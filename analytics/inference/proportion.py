@@ -10,7 +10,7 @@ import math
 import msgspec
 
 from analytics.facts import Moments
-from analytics.inference.contrast import UNBOUNDED, Interval, LogRatio, welch_df
+from analytics.inference.contrast import UNBOUNDED, Interval, LinearContrast, LogRatio, welch_df
 from analytics.inference.roots import falling_root
 
 
@@ -70,6 +70,22 @@ class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
         if a == 0:
             return None
         return math.sqrt(b * (1 - b) / self.n_b + (b / a) ** 2 * a * (1 - a) / self.n_a) / a
+
+    @property
+    def unpooled(self) -> LinearContrast | None:
+        """The same by Wald's statistic, which the asymptotic sequences are about; None where it is not defined."""
+        a, b = self.control * (1 - self.control) / self.n_a, self.treated * (1 - self.treated) / self.n_b
+        if not (a > 0 and b > 0):
+            return None
+        return LinearContrast(
+            control=self.control,
+            difference=self.difference,
+            control_variance=a,
+            difference_variance=a + b,
+            covariance=-a,
+            df=None,
+            units=self.units,
+        )
 
     def statistic(self, ratio: float = 1.0) -> float:
         """Score statistic of treated = ratio x control; at ratio 1 the pooled z."""

@@ -49,7 +49,7 @@ def compare_family(questions: Sequence[Question], arms: Sequence[str], control: 
             kind=question.kind,
             direction=question.direction,
             arms=[metric_arm(arm, question.kind, question.facts.get(arm)) for arm in arms],
-            comparisons=[_comparison(question, one, control, next(levels), family, rules) for one in row],
+            comparisons=[_comparison(question, one, control, next(levels), family, rules, len(arms)) for one in row],
             margin=question.guardrail.margin if question.guardrail else None,
             cap=question.cap,
             sql=question.sql,
@@ -111,7 +111,7 @@ def _untested(question: Question, one: _Tested, control: str, level: Adjusted) -
     )
 
 
-def _comparison(question: Question, one: _Tested, control: str, level: Adjusted, family: int, rules: Rules) -> Comparison:
+def _comparison(question: Question, one: _Tested, control: str, level: Adjusted, family: int, rules: Rules, arms: int) -> Comparison:
     contrast = one.found.contrast
     if contrast is None or one.p_value is None:
         return _untested(question, one, control, level)
@@ -140,7 +140,7 @@ def _comparison(question: Question, one: _Tested, control: str, level: Adjusted,
         guaranteed=None
         if question.brief
         else guaranteed(question, one.arm, control, contrast, share, rules.planned_units, sequence.difference_ci),
-        group_sequential=None if question.brief else planned_looks(contrast, share, rules),
+        group_sequential=None if question.brief else planned_looks(contrast, share, rules, arms),
     )
 
 

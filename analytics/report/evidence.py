@@ -7,6 +7,7 @@ from analytics.inference.bayes import PRIOR_SD, posterior
 from analytics.inference.contrast import UNBOUNDED, Contrast
 from analytics.inference.exact import ExactContrast
 from analytics.inference.intervals import Critical, LiftMethod, Shown, difference_shown, finite, lift_shown
+from analytics.inference.proportion import ProportionContrast
 from analytics.inference.tails import normal_statistic, two_sided_critical, two_sided_p
 from analytics.report.question import Rules
 from analytics.report.schema import AlwaysValid, Bayes, GroupSequential
@@ -30,6 +31,9 @@ def always_valid(contrast: Contrast, p_value: float, alpha: float, family: int, 
         contrast = contrast.cautious
     sequence, fixed = confidence_sequence.two_sided_critical(contrast.units, alpha, planned_units), critical_values(contrast, alpha)
     critical = Critical(test=max(sequence, fixed.test), lift=max(sequence, fixed.lift), log=max(sequence, fixed.log))
+    wald = contrast.unpooled if isinstance(contrast, ProportionContrast) else None
+    if wald is not None and not abs(wald.statistic()) > critical.test > fixed.test >= abs(contrast.statistic()):
+        contrast = wald
     evidence = confidence_sequence.e_value(contrast.statistic(), contrast.units, alpha, planned_units)
     e = min(evidence, 1 / p_value) if p_value > 0 else evidence
     return AlwaysValid(
@@ -40,11 +44,13 @@ def always_valid(contrast: Contrast, p_value: float, alpha: float, family: int, 
     )
 
 
-def planned_looks(contrast: Contrast, alpha: float, rules: Rules) -> GroupSequential | None:
-    """Lan-DeMets bounds, for an experiment that planned its looks; `alpha` is this comparison's share."""
+def planned_looks(contrast: Contrast, alpha: float, rules: Rules, arms: int) -> GroupSequential | None:
+    """Lan-DeMets bounds, for an experiment that planned its looks; `alpha` is this comparison's share, and a pair of the
+    `arms` has its share of the planned units."""
     if rules.looks is None:
         return None
-    look, information, critical = group_sequential.reached(contrast.units, rules.planned_units, rules.looks, alpha)
+    planned = rules.planned_units * 2 / arms
+    look, information, critical = group_sequential.reached(contrast.units, planned, rules.looks, alpha)
     if critical is None or not math.isfinite(critical):
         return GroupSequential(look=look, looks=rules.looks, information=information, critical=None, difference_ci=UNBOUNDED, crossed=False)
     # The t quantile with the same tail: the bound is for a normal statistic.
