@@ -180,12 +180,16 @@ class Document:
 def analytics_settings(document: Document) -> AnalyticsSettings:
     """The sections of events, warehouse, metrics and experiments, checked against each other."""
     metrics, experiments = document.named("metrics", Metric), document.named("experiments", Experiment)
+    _check_metrics(document, metrics)
     for name, experiment in experiments.items():
         keys = ("experiments", name)
         known = (*metrics, *BUILT_IN_METRICS)
         document.check_names((*keys, "primary"), [experiment.primary], metrics)
         document.check_names((*keys, "secondary"), experiment.secondary, known)
         document.check_names((*keys, "guardrails"), experiment.guardrails, known)
+        for name_of, given in (("breakdowns", experiment.breakdowns), ("secondary", experiment.secondary)):
+            if twice := next((value for value in given if given.count(value) > 1), None):
+                raise document.wrong((*keys, name_of), f"{twice!r} is there twice; name it once")
     warehouse = document.section("warehouse", WarehouseSection)
     _check_warehouse(document, warehouse)
     return AnalyticsSettings(
@@ -221,6 +225,18 @@ def _events(document: Document, section: EventsSection) -> EventsSettings:
         spool_max_age_hours=section.spool_max_age_hours,
         kafka=kafka,
     )
+
+
+def _check_metrics(document: Document, metrics: Mapping[str, Metric]) -> None:
+    """Raises SettingsError for a name that is built in, and for covariates that CUPED cannot use."""
+    for name, metric in metrics.items():
+        keys = ("metrics", name)
+        if name in BUILT_IN_METRICS:
+            raise document.wrong(keys, f"{name!r} is built in and needs no definition; take another name, or leave it out")
+        document.check_names((*keys, "covariates"), metric.covariates, [other for other in metrics if other != name])
+        for other in metric.covariates:
+            if metrics[other].kind == "quantile":
+                raise document.wrong((*keys, "covariates"), f"{other!r} is a quantile; CUPED takes means, proportions and ratios per unit")
 
 
 def _check_warehouse(document: Document, warehouse: WarehouseSection) -> None:

@@ -64,3 +64,24 @@ def test_a_typo_in_a_nested_table_gets_its_line_and_the_nearest_name() -> None:
         read(EXPERIMENT + 'directoin = "down"\n')
     where = "salon.toml:12: experiments.colours.guardrails.failure_rate.directoin"
     assert str(refusal.value) == f"{where}: unknown name 'directoin'; did you mean 'direction'?"
+
+
+METRIC = '[metrics.spend]\nkind = "mean"\nevent = "convert"\ncovariate_days = 7\ncovariates = ["{}"]\n[metrics.slow]\nkind = "quantile"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (METRIC.format("slow") + 'event = "convert"\nquantile = 0.5', "salon.toml:5: metrics.spend.covariates: 'slow' is a quantile"),
+        (METRIC.format("spend") + 'event = "convert"\nquantile = 0.5', "metrics.spend.covariates.spend: unknown name 'spend'"),
+        (METRIC.format("slwo") + 'event = "convert"\nquantile = 0.5', "did you mean 'slow'"),
+        ('[metrics.failure_rate]\nkind = "mean"\nevent = "x"', "salon.toml:1: metrics.failure_rate: .*built in"),
+        (
+            EXPERIMENT.replace("[experiments.colours.g", 'breakdowns = ["country", "country"]\n[experiments.colours.g'),
+            "'country' is there twice",
+        ),
+    ],
+)
+def test_metrics_and_experiments_that_make_no_sense_together_are_refused_at_load(text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read(text)
