@@ -13,11 +13,14 @@ class Contrast(Protocol):
     """Two arms compared. `statistic` tests treated mean = ratio x control mean; `difference_interval` and `ratio_interval` invert
     that same test, with any critical value: so they exclude "no change" exactly when |statistic| exceeds the critical value.
 
-    `df`: degrees of freedom of the statistic's t (None: normal); `lift_df`: those of the lift's interval.
+    `df`: degrees of freedom of the statistic's t (None: normal); `lift_df`: those of the lift's interval; `control_variance`: of
+    the control's mean.
     """
 
     @property
     def control(self) -> float: ...
+    @property
+    def control_variance(self) -> float: ...
     @property
     def difference(self) -> float: ...
     @property

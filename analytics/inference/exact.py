@@ -56,6 +56,10 @@ class ExactContrast(msgspec.Struct, frozen=True, kw_only=True):
         return self.score.difference
 
     @property
+    def control_variance(self) -> float:
+        return self.score.control_variance
+
+    @property
     def units(self) -> int:
         return self.score.units
 

@@ -35,6 +35,10 @@ class ProportionContrast(msgspec.Struct, frozen=True, kw_only=True):
         return self.treated - self.control
 
     @property
+    def control_variance(self) -> float:
+        return self.control * (1 - self.control) / self.n_a
+
+    @property
     def units(self) -> int:
         return self.n_a + self.n_b
 
