@@ -6,7 +6,7 @@ from analytics.power.answer import Answer
 from analytics.power.midrun import Ahead, Needed
 from analytics.power.plan import Design, Size
 from analytics.report.text import table, wrap
-from analytics.report.words import number, percent
+from analytics.report.words import count, number, percent
 
 NAMES = {"fixed": "one look", "always_valid": "any look"}
 
@@ -58,13 +58,13 @@ def _designs(answer: Answer) -> list[str]:
         rows.append(
             [
                 _name(design),
-                "" if design.planned_units is None else f"{design.planned_units:,}",
-                *(f"{units:,}" if units is not None else "–" for units in per_arm),
-                "not within reach" if design.units is None else f"{design.units:,}",
+                "" if design.planned_units is None else count(design.planned_units),
+                *(count(units) if units is not None else "–" for units in per_arm),
+                "not within reach" if design.units is None else count(design.units),
                 _days(design) if answer.arrivals is not None else "",
                 "" if design.power is None else f"{design.power:.1%}",
                 _size(design.mde, answer),
-                "" if design.expected_units is None else f"{design.expected_units:,}",
+                "" if design.expected_units is None else count(design.expected_units),
             ]
         )
     if all(not row[-4] for row in rows):
@@ -118,6 +118,6 @@ def _needed(way: Needed, answer: Answer, ahead: Ahead) -> list[str]:
         _size(mde, answer),
         "" if way.power_now is None else f"{way.power_now:.1%}",
         "" if way.at_planned is None else f"{way.at_planned:.1%}",
-        "not within reach" if way.extra_units is None else f"{way.extra_units:,}",
+        "not within reach" if way.extra_units is None else count(way.extra_units),
         "" if way.extra_days is None else f"{math.ceil(way.extra_days):,}",
     ]

@@ -8,7 +8,14 @@ from analytics.inference.contrast import Interval
 def percent(value: float) -> str:
     """`12.3%`, with more digits for small shares."""
     size = abs(value) * 100
+    if 0 < size < 0.001:
+        return f"{value * 100:.2g}%"
     return f"{value * 100:.{1 if size >= 1 or size == 0 else 2 if size >= 0.1 else 3}f}%"
+
+
+def count(number: int) -> str:
+    """`57,763`; those that no table holds as `5.7e+11`."""
+    return f"{number:,}" if number < 10**10 else f"{number:.2g}"
 
 
 def signed(value: float | None) -> str:

@@ -61,7 +61,7 @@ def test_where_the_answer_hangs_on_flagged_events(without, with_, said) -> None:
     assert (report.decision.action, report.decision.reason) == (plain.decision.action, plain.decision.reason)
     shown = " ".join(to_text(report).split())
     assert shown.count(said) == 1 and "✗ with flagged the report would say something else with them" in shown
-    assert "Flagged events change the answer" in to_html(report) and "With flagged</b> the report would" in to_html(report)
+    assert "Flagged events change the answer" in to_html(report) and "With flagged</b><span>the report would" in to_html(report)
 
 
 def test_where_the_sample_ratio_hangs_on_flagged_events() -> None:

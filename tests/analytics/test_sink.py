@@ -266,7 +266,8 @@ def test_salon_migrate_and_salon_sink(tmp_path: Path) -> None:
     assert code == 0, err
     said = msgspec.json.decode(out)
     assert said["warehouse"] == f"chdb://{tmp_path}/w" and said["created"] == []
-    assert said["applied"] == ["1 events and log positions", "2 origins, exposures, daily rollups, erasures"]
+    versions = ["1 events and log positions", "2 origins, exposures, daily rollups, erasures", "3 events in daily rollups, stored facts"]
+    assert said["applied"] == versions
     log = LocalLog(tmp_path / "e")
     log.submit(events("command", 12)).result(10)
     code, out, err = salon(tmp_path, "sink", "--once")
