@@ -78,8 +78,12 @@ def _shift(units: Units, columns: Sequence[str], where: str) -> list[float]:
     """0 for a column that does not lie far from it; else near its mean, of some units of each arm; whole, so that counts add exactly."""
     named = ", ".join(f"{text} AS x{i}" for i, text in enumerate(columns))
     means = ", ".join(f"avg(x{i}), varPopStable(x{i})" for i in range(len(columns)))
-    sql = f"SELECT {means} FROM (SELECT arm, {named} FROM {units.table} WHERE arm > 0 AND {where} LIMIT {SAMPLE_PER_ARM} BY arm)"
-    ((*found,),) = units.query(sql)
+    # Each arm by itself: rows lie in the order of arms, so that little is read.
+    some = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {named} FROM {units.table} WHERE arm = {arm + 1} AND {where} LIMIT {SAMPLE_PER_ARM})"
+        for arm in range(units.arms)
+    )
+    ((*found,),) = units.query(f"SELECT {means} FROM ({some})")
     return [_shift_of(float(mean), float(variance)) for mean, variance in zip(found[::2], found[1::2], strict=True)]
 
 
@@ -93,10 +97,18 @@ def _read(
     units: Units, columns: Sequence[str], pairs: Sequence[tuple[int, int]], keys: Sequence[str], where: str, shift: Sequence[float]
 ) -> list[tuple[Group, int, list[float], list[float]]]:
     groups = ", ".join(f"{key} AS g{i}" for i, key in enumerate(keys))
-    named = ", ".join(f"{text} - {at!r} AS x{i}" for i, (text, at) in enumerate(zip(columns, shift, strict=True)))
+    named = ", ".join(
+        f"{text} - {at!r} AS x{i}" if at else f"{text} AS x{i}" for i, (text, at) in enumerate(zip(columns, shift, strict=True))
+    )
     sums = ", ".join([*(f"sum(x{i})" for i in range(len(columns))), *(f"sum(x{i} * x{j})" for i, j in pairs)])
     by = ", ".join(f"g{i}" for i in range(len(keys)))
-    sql = f"SELECT {by}, count(), {sums} FROM (SELECT {groups}, {named} FROM {units.table} WHERE arm > 0 AND {where}) GROUP BY {by}"
+    if list(keys) == ["arm"] and units.ordered:
+        # Whole columns at a time: half the work of looking up each row's group.
+        arms = (f"(SELECT {named} FROM {units.table} WHERE arm = {arm + 1} AND {where})" for arm in range(units.arms))
+        parts = [f"SELECT {arm + 1} AS g0, count() AS n, {sums} FROM {rows}" for arm, rows in enumerate(arms)]
+        sql = f"SELECT * FROM ({' UNION ALL '.join(parts)}) WHERE n > 0"
+    else:
+        sql = f"SELECT {by}, count(), {sums} FROM (SELECT {groups}, {named} FROM {units.table} WHERE arm > 0 AND {where}) GROUP BY {by}"
     result = []
     for row in units.query(sql):
         key, n, rest = tuple(row[: len(keys)]), int(row[len(keys)]), [float(value) for value in row[len(keys) + 1 :]]

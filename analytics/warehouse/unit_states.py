@@ -41,6 +41,7 @@ class Layout(NamedTuple):
     dimensions: dict[str, str]
     select: str
     columns: tuple[Column, ...]
+    arms: int
     parameters: Parameters
 
 
@@ -111,7 +112,7 @@ def lay_out(
     names = ", ".join(f"c.{each.name} AS {each.name}" for each in (*fixed, *columns))
     select = f"SELECT {counted}, {names} FROM (SELECT {shown} FROM {units} AS u) AS c"
     arm = Column("arm", "UInt8", "")
-    return Layout(work, outcomes, values, ages, before, dimensions, select, (arm, *fixed, *columns), parameters)
+    return Layout(work, outcomes, values, ages, before, dimensions, select, (arm, *fixed, *columns), len(experiment.arms), parameters)
 
 
 def looks_back(experiment: Experiment, metrics: Mapping[str, Metric]) -> tuple[list[str], float]:

@@ -16,10 +16,11 @@ BUILD_SETTINGS = {**INSERT_SETTINGS, **QUERY_SETTINGS, "insert_deduplicate": 0, 
 
 
 class Units:
-    """What to select units FROM. No row has the unit's name."""
+    """What to select units FROM, of so many arms; `ordered`: a table in the order of arms. No row has the unit's name."""
 
-    def __init__(self, warehouse: Warehouse, table: str, parameters: Mapping[str, Any]) -> None:
-        self._warehouse, self.table, self._parameters = warehouse, table, dict(parameters)
+    def __init__(self, warehouse: Warehouse, table: str, arms: int, parameters: Mapping[str, Any] | None = None) -> None:
+        self._warehouse, self.table, self.arms, self._parameters = warehouse, table, arms, dict(parameters or {})
+        self.ordered = not self._parameters
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a SELECT from `table`."""
@@ -31,13 +32,13 @@ def units_of(warehouse: Warehouse, layout: Layout) -> Iterator[Units]:
     """The units as a table, gone afterwards. On a cluster, and for a user who may create none, each question computes them anew."""
     name = f"unit_states_{new_id().hex}"
     if warehouse.layout.cluster or not _create(warehouse, layout, name):
-        yield Units(warehouse, f"({layout.select})", layout.parameters.values)
+        yield Units(warehouse, f"({layout.select})", layout.arms, layout.parameters.values)
         return
     try:
         with warehouse.connections.client() as client:
             columns = ", ".join(column.name for column in layout.columns)
             client.command(f"INSERT INTO {name} ({columns}) {layout.select}", parameters=layout.parameters.values, settings=BUILD_SETTINGS)
-        yield Units(warehouse, name, {})
+        yield Units(warehouse, name, layout.arms)
     finally:
         with warehouse.connections.client() as client:
             client.command(f"DROP TABLE IF EXISTS {name} SYNC")
