@@ -119,16 +119,15 @@ def from_units(per_arm: int) -> None:
         ratios = [[f"m{16 + 4 * i + j}" for j in range(4)] for i in range(2)]
         columns = [name for block in (*means, *ratios) for name in block]
         with warehouse.connections.client() as client:
-            client.command(
-                f"CREATE TABLE units (arm UInt8, {', '.join(f'{name} Float64 CODEC(LZ4)' for name in columns)}) ENGINE = MergeTree ORDER BY arm"
-            )
+            kinds = ", ".join(f"{name} Float64 CODEC(LZ4)" for name in columns)
+            client.command(f"CREATE TABLE units (arm UInt8, {kinds}) ENGINE = MergeTree ORDER BY arm")
             # A covariate beside each number; with digits enough that compression finds nothing.
             numbers = [f"randNormal({3 + n % 5}, 1, {n}) + {'0' if n % 2 == 0 else f'm{n - 1}'} AS m{n}" for n in range(len(columns))]
             made = f"SELECT 1 + number % 3 AS arm, {', '.join(numbers)} FROM numbers({3 * per_arm})"
             client.command(f"INSERT INTO units SELECT arm, {', '.join(columns)} FROM ({made})")
             client.command("OPTIMIZE TABLE units FINAL")
         units = Units(warehouse, "units", 3)
-        blocks = {name: block for name, block in zip(METRICS, (*means, *ratios), strict=True)}
+        blocks = dict(zip(METRICS, (*means, *ratios), strict=True))
         units.query("SELECT sum(m0 * m1), varPopStable(m2) FROM units GROUP BY arm")  # the engine is awake
         floor = peak_mb()
         taken = [timed(lambda: read_sums(units, blocks, ["arm"])) for _ in range(7)]
