@@ -55,9 +55,11 @@ def test_the_truth_stands_beside_the_finding(told: tuple[Path, dict]) -> None:
 
 
 def test_it_leaves_pages_and_data(told: tuple[Path, dict]) -> None:
-    folder, _ = told
+    folder, result = told
     page = (folder / "report-first-contest.html").read_text()
     assert "data:image/png;base64," in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert (folder / "var/events").exists()
-    assert list((folder / "var/rounds").glob("*/manifest.json"))
+    assert list((folder / "var/rounds").glob("*/outcome.json"))
+    # A candidate that the gate refused is not published.
+    assert bool(list((folder / "var/rounds").glob("*/manifest.json"))) == (result["truth"]["candidate"] is not None)
