@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from local_clickhouse import LocalClickHouse
 
 from analytics.events import Event, derived_id, new_id
 from analytics.experiment import Exclusion, Experiment, Metric
@@ -360,3 +362,23 @@ def test_rows_that_come_while_facts_are_computed_make_them_stale(warehouse: Ware
         before = read_facts(warehouse, name, BARE, metrics)
     after = read_facts(warehouse, name, BARE, metrics)
     assert after.events_read == before.events_read + 1 and after == read_facts(warehouse, name, BARE, metrics)
+
+
+def test_a_user_who_may_only_read_gets_the_same_report(tmp_path: Path) -> None:
+    local = LocalClickHouse(tmp_path / "data").start()
+    try:
+        server = Warehouse.open(local.url)
+        server.migrate()
+        name, metrics = "read-only", {"spend": Metric(kind="mean", event="convert")}
+        bare = msgspec.structs.replace(BARE, breakdowns=(), strata=None)
+        insert(server, small(name))
+        rebuild_dirty(server, 2)
+        local.fault("error", code=497, match=r"^\s*(CREATE|ALTER|DROP|INSERT)")
+        alone = read_facts(server, name, bare, metrics)
+        assert server.query("SELECT count() FROM stored_facts") == [(0,)]
+        local.clear_faults()
+        same(msgspec.to_builtins(alone), msgspec.to_builtins(read_facts(server, name, bare, metrics)))
+        assert server.query("SELECT count() FROM stored_facts") == [(1,)]
+        server.close()
+    finally:
+        local.kill()
