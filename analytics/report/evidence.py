@@ -31,13 +31,17 @@ def always_valid(contrast: Contrast, p_value: float, alpha: float, family: int, 
         contrast = contrast.cautious
     sequence, fixed = confidence_sequence.two_sided_critical(contrast.units, alpha, planned_units), critical_values(contrast, alpha)
     critical = Critical(test=max(sequence, fixed.test), lift=max(sequence, fixed.lift), log=max(sequence, fixed.log))
-    wald = contrast.unpooled if isinstance(contrast, ProportionContrast) else None
+    score, wald = contrast, contrast.unpooled if isinstance(contrast, ProportionContrast) else None
     if wald is not None and not abs(wald.statistic()) > critical.test > fixed.test >= abs(contrast.statistic()):
         contrast = wald
+    lifts = lift_shown(contrast, critical, lift).interval
+    if lifts == UNBOUNDED and (abs(contrast.statistic()) > critical.test) == (abs(score.statistic()) > critical.test):
+        # Koopman's is bounded where Fieller's is not.
+        lifts = lift_shown(score, critical, lift).interval
     evidence = confidence_sequence.e_value(contrast.statistic(), contrast.units, alpha, planned_units)
     e = min(evidence, 1 / p_value) if p_value > 0 else evidence
     return AlwaysValid(
-        relative_ci=lift_shown(contrast, critical, lift).interval,
+        relative_ci=lifts,
         difference_ci=difference_shown(contrast, critical).interval,
         p_value=min(1.0, family / e) if e > 0 else 1.0,
         e_value=e,

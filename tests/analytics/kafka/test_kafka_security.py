@@ -100,7 +100,7 @@ def test_tls_and_a_login_carry_events_and_nothing_shows_the_password(
     place: Place, mechanism: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = place.address(f"{SASL}&sasl_mechanism={mechanism}", login=f"app:{PASSWORD}@")
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="kafka"):
         assert explain(address) is None
         ensure_topics(address)
         producer = open_producer(address)
