@@ -1,5 +1,6 @@
 """The whole loop in small: real server, real model, real training, over HTTP (`salon demo` is the same at full size)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,17 @@ from analytics.event_log import open_log
 from salon.demo.story import Scale, Story
 
 
+# A gate that looks at few pictures, as eight seconds of training make it say no half the time at its full size.
+SMALL_GATE = {"SEEDS": "2", "ROLE_SEEDS": "4", "SCALES": "[0.5, 1.0]"}
+
+
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict]]:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, Story(folder, 3, True, Scale(people=70, first_looks=2, candidate_looks=2, training_seconds=8.0)).tell()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL_GATE.items():
+            patch.setenv(f"SALON_FINETUNE__GATE__{name}", value)
+        yield folder, Story(folder, 3, True, Scale(people=70, first_looks=2, candidate_looks=2, training_seconds=8.0)).tell()
 
 
 def test_two_contests_or_a_gate_that_said_no(told: tuple[Path, dict]) -> None:
