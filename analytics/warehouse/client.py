@@ -21,7 +21,9 @@ from analytics.warehouse.schema import Retention, SchemaIsNewer
 
 __all__ = ["Erased", "Erasures", "OutOfReach", "Retention", "RowsRejected", "SchemaIsNewer", "Warehouse", "WarehouseLocked"]
 
-QUERY_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
+# Every report asks in words of its own: compiling them to machine code costs more than it saves.
+INTERPRETED = {"compile_expressions": 0, "compile_aggregate_expressions": 0}
+QUERY_SETTINGS = {"do_not_merge_across_partitions_select_final": 1, **INTERPRETED}
 # async_insert is on by default in new servers and forgets tokens; a batch of a backfill may span more than 100 days.
 INSERT_SETTINGS = {"async_insert": 0, "deduplicate_blocks_in_dependent_materialized_views": 1, "max_partitions_per_insert_block": 0}
 # Every shard has its rows before the insert is answered; a table of events has one row per event on one shard only.

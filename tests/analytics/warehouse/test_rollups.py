@@ -83,7 +83,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_the_rollup_is_the_count_of_all_events_in_any_order(warehouse: Warehouse, steps: list[tuple[str, Any]]) -> None:
     experiment = str(new_id())
