@@ -70,8 +70,10 @@ def main() -> None:
         from_units(options.units)
     else:
         print(machine("chdb", "clickhouse-connect", "numpy"), flush=True)
-        for part in ("events", "units"):  # a process each: memory is of one thing only
-            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--part", part], check=True)
+        # A process each: memory is of one thing only. A million units in all, which `peers.py` measures too, then in each arm.
+        sizes = [["--part", "units", "--units", str(units)] for units in (options.units // 3, options.units)]
+        for part in (["--part", "events", "--events", str(options.events)], *sizes):
+            subprocess.run([sys.executable, __file__, *part], check=True)
 
 
 def from_events(count: int) -> None:
