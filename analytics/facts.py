@@ -35,6 +35,20 @@ class Joint(msgspec.Struct, frozen=True, kw_only=True, tag="joint"):
     covariates: tuple[str, ...] = ()
     ratios: tuple[bool, ...] = ()
 
+    @property
+    def outcome(self) -> Moments:
+        """The outcome alone."""
+        if not self.ratio:
+            return Moments(n=self.n, mean=self.means[0], m2=self.products[0][0])
+        return Moments(
+            n=self.n,
+            mean=self.means[0],
+            m2=self.products[0][0],
+            denominator_mean=self.means[1],
+            denominator_m2=self.products[1][1],
+            comoment=self.products[0][1],
+        )
+
 
 class Regressed(msgspec.Struct, frozen=True, kw_only=True, tag="regressed"):
     """One arm's outcome y regressed on p covariates x, within the arm alone (Lin 2013: the interacted regression is one per arm).

@@ -83,12 +83,12 @@ def measure(
     slices: dict[str, dict[str, dict[str, Moments | QuantileFacts]]] = {}
     for parts, found in zip(split.breakdowns if sliced else [], left, strict=True):
         here = zip(parts.names, _by_part(found, parts, arms, shape), strict=True)
-        slices[parts.column] = {value: {arm: outcome_of(joint) for arm, joint in row.items()} for value, row in here}
+        slices[parts.column] = {value: {arm: joint.outcome for arm, joint in row.items()} for value, row in here}
     joints = {arm: _joint(total, k, shape) for k, arm in enumerate(arms)}
     return Measured(
         name=option.name,
         kind=kind,
-        facts={arm: outcome_of(joint) for arm, joint in joints.items()},
+        facts={arm: joint.outcome for arm, joint in joints.items()},
         joint=joints if named else None,
         regressed=regressed or None,
         periods=periods,
@@ -184,20 +184,6 @@ def _joint(cells: Cells, cell: int, shape: _Shape) -> Joint:
 
 def _by_part(cells: Cells, parts: Parts, arms: Sequence[str], shape: _Shape) -> list[dict[str, Joint]]:
     return [{arm: _joint(cells, parts.cell(i, k, len(arms)), shape) for k, arm in enumerate(arms)} for i in range(len(parts.names))]
-
-
-def outcome_of(joint: Joint) -> Moments:
-    """The outcome alone."""
-    if not joint.ratio:
-        return Moments(n=joint.n, mean=joint.means[0], m2=joint.products[0][0])
-    return Moments(
-        n=joint.n,
-        mean=joint.means[0],
-        m2=joint.products[0][0],
-        denominator_mean=joint.means[1],
-        denominator_m2=joint.products[1][1],
-        comoment=joint.products[0][1],
-    )
 
 
 def _quantile(table: Table, units: Units, split: Split, option: MetricOption, empty: float | None, *, sliced: bool) -> Measured:

@@ -133,7 +133,7 @@ def _over_periods(question: Question, arm: str, control: str) -> Found:
         return Found(None, "no inference: in no period of constant weights have both arms 2 units")
     outside = f"; {left:,} units of periods in which an arm has fewer than {SMALLEST_PART} are left out" if left else ""
     if len(usable) == 1 and not usable[0][0].covariates:
-        a, b = (_moments(one) for one in usable[0])
+        a, b = (one.outcome for one in usable[0])
         found = _plain(question.kind, a, b)
         return Found(found.contrast, found.method + outside)
     found = _stratified(question.kind, usable, shares_given=True)
@@ -182,17 +182,3 @@ def _pair(joint: Mapping[str, Joint] | None, arm: str, control: str, *, empty: b
         zero = msgspec.structs.replace(there, n=0, products=tuple((0.0,) * len(there.means) for _ in there.means))
         return (a, zero) if a is not None else (zero, there)
     return a, b
-
-
-def _moments(joint: Joint) -> Moments:
-    """The outcome alone."""
-    if not joint.ratio:
-        return Moments(n=joint.n, mean=joint.means[0], m2=joint.products[0][0])
-    return Moments(
-        n=joint.n,
-        mean=joint.means[0],
-        m2=joint.products[0][0],
-        denominator_mean=joint.means[1],
-        denominator_m2=joint.products[1][1],
-        comoment=joint.products[0][1],
-    )

@@ -21,16 +21,7 @@ class Sums(NamedTuple):
 
     def moments(self, ratio: bool) -> Moments:
         """Of the first column, for a ratio over the second."""
-        if not ratio:
-            return Moments(n=self.n, mean=self.means[0], m2=self.products[0][0])
-        return Moments(
-            n=self.n,
-            mean=self.means[0],
-            m2=self.products[0][0],
-            denominator_mean=self.means[1],
-            denominator_m2=self.products[1][1],
-            comoment=self.products[0][1],
-        )
+        return self.joint(ratio).outcome
 
     def joint(self, ratio: bool, covariates: tuple[str, ...] = (), ratios: tuple[bool, ...] = ()) -> Joint:
         """All columns."""

@@ -1,45 +1,19 @@
 """`salon analyze`: on tables made here against statsmodels and scipy, on real logs of the Open Bandit Dataset, and its errors."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 import statsmodels.api as sm
+from analyze_cases import run, run_json, write
 from report_cases import moments
 from scipy import stats
 from statsmodels.stats.proportion import proportions_ztest
 
 from analytics.analyze.metric_option import parse_cap, parse_metric
-from salon.cli import main
 
 OPEN_BANDIT = Path(__file__).parents[3] / "shared" / "data" / "open-bandit"
-
-
-def write(path: Path, columns: dict[str, object]) -> str:
-    if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pa.table(columns), path)
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-    return str(path)
-
-
-def run(capsys, *argv: str) -> tuple[int, str, str]:
-    code = main(["analyze", *argv])
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
-def run_json(capsys, *argv: str) -> dict:
-    code, out, err = run(capsys, *argv, "--format", "json")
-    assert code == 0, err
-    return json.loads(out)
 
 
 @pytest.fixture

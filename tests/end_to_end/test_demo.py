@@ -8,7 +8,6 @@ import pytest
 from analytics.event_log import open_log
 from salon.demo.story import Scale, Story
 
-
 # A gate that looks at few pictures, as eight seconds of training make it say no half the time at its full size.
 SMALL_GATE = {"SEEDS": "2", "ROLE_SEEDS": "4", "SCALES": "[0.5, 1.0]"}
 
