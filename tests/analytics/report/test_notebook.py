@@ -1,7 +1,6 @@
 """The report in a notebook: `analytics.report(...)`, what it shows, and its data frames."""
 
 import html
-import importlib.util
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -70,7 +69,6 @@ def test_without_pandas_and_polars_it_says_so(shown, monkeypatch):
         shown.to_frame()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("polars") is None, reason="polars is optional and not installed here")
 def test_polars_where_it_is_the_one_at_hand(shown, monkeypatch):
     monkeypatch.setattr("analytics.report.notebook.FRAMES", ("polars",))
     frame = shown.to_frame()

@@ -1,6 +1,7 @@
 """Facts from daily rollups against facts from the events alone, while events come late, twice, flagged, moved, erased; stored facts."""
 
 import math
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from local_clickhouse import LocalClickHouse
 from analytics.events import Event, derived_id, new_id
 from analytics.experiment import Exclusion, Experiment, Metric
 from analytics.facts import ExperimentFacts
+from analytics.report.build import report_now
 from analytics.warehouse import facts as facts_module
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.facts import facts_from_events, read_facts
@@ -362,6 +364,19 @@ def test_rows_that_come_while_facts_are_computed_make_them_stale(warehouse: Ware
         before = read_facts(warehouse, name, BARE, metrics)
     after = read_facts(warehouse, name, BARE, metrics)
     assert after.events_read == before.events_read + 1 and after == read_facts(warehouse, name, BARE, metrics)
+
+
+def test_squares_that_no_double_holds_are_kept_as_the_largest(warehouse: Warehouse) -> None:
+    """One purchase of 1e300: facts and report survive JSON, and the metric tells nothing instead of a traceback."""
+    name = str(new_id())
+    insert(warehouse, [simple(name, n, "exposure", f"{name}{n}", 0, arm="ab"[n % 2], propensity=0.5) for n in range(80)])
+    insert(warehouse, [simple(name, n, "convert", f"{name}{n}", 1, arm="ab"[n % 2], value=1e300 if n == 2 else 1.0 + n) for n in range(80)])
+    metrics = {"spend": Metric(kind="mean", event="convert", covariate_days=7)}
+    report = report_now(warehouse, name, msgspec.structs.replace(BARE, breakdowns=(), strata=None, primary="spend", secondary=()), metrics)
+    facts = report.sufficient_statistics.facts
+    assert facts.metrics["spend"]["a"].m2 == sys.float_info.max
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=type(facts)) == facts
+    assert report.metrics[0].comparisons[0].always_valid is None or report.metrics[0].comparisons[0].always_valid.e_value <= 1
 
 
 def test_a_user_who_may_only_read_gets_the_same_report(tmp_path: Path) -> None:
