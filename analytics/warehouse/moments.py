@@ -1,7 +1,5 @@
 """Moments and cross-products of columns of the units' table, per group, in one pass: sums about a shift, checked for lost digits."""
 
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -57,17 +55,10 @@ def read_sums(units: Units, blocks: Mapping[str, Sequence[str]], keys: Sequence[
     for name, block in blocks.items():
         at = [columns.index(text) for text in block]
         result[name] = {
-            group: Sums(
-                n, tuple(_finite(means[i]) for i in at), tuple(tuple(_finite(by_pair[min(i, j), max(i, j)]) for j in at) for i in at)
-            )
+            group: Sums(n, tuple(means[i] for i in at), tuple(tuple(by_pair[min(i, j), max(i, j)] for j in at) for i in at))
             for group, (n, means, by_pair) in found.items()
         }
     return result
-
-
-def _finite(value: float) -> float:
-    """What no double holds (squares of 1e300) as the largest: a spread that hides every effect, where JSON could not keep infinity."""
-    return value if math.isfinite(value) else sys.float_info.max
 
 
 def _pairs(at: list[int]) -> list[tuple[int, int]]:

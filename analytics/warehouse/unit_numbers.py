@@ -9,6 +9,8 @@ from analytics.warehouse.source import Parameters
 
 MICROSECONDS_PER_HOUR = 3_600_000_000
 MICROSECONDS_PER_DAY = 24 * MICROSECONDS_PER_HOUR
+# A unit's total beyond this counts as this: a double still holds the squares of a hundred million such units.
+LARGEST = "1e150"
 Window = Callable[[str], str]
 Part = Literal["own", "before"]
 
@@ -131,7 +133,8 @@ class Numbers:
     def _sum(self, kind: str, where: tuple[tuple[str, tuple[str, ...]], ...], window: Window, part: Part, number: str) -> str:
         streams, letters = self._of(part, kind, where), ("v", *self._letters(kind))
         arrays = ", ".join(self.streams.array(letter, streams) for letter in letters)
-        return f"toFloat64(arraySum(({', '.join(letters)}) -> if({window(kind)}, {number}, 0), {arrays}))"
+        total = f"toFloat64(arraySum(({', '.join(letters)}) -> if({window(kind)}, {number}, 0), {arrays}))"
+        return f"greatest(-{LARGEST}, least({LARGEST}, {total}))"
 
     @staticmethod
     def _letters(kind: str) -> tuple[str, ...]:

@@ -366,7 +366,7 @@ def test_rows_that_come_while_facts_are_computed_make_them_stale(warehouse: Ware
     assert after.events_read == before.events_read + 1 and after == read_facts(warehouse, name, BARE, metrics)
 
 
-def test_squares_that_no_double_holds_are_kept_as_the_largest(warehouse: Warehouse) -> None:
+def test_a_total_whose_square_no_double_holds_counts_as_the_largest_that_does(warehouse: Warehouse) -> None:
     """One purchase of 1e300: facts and report survive JSON, and the metric tells nothing instead of a traceback."""
     name = str(new_id())
     insert(warehouse, [simple(name, n, "exposure", f"{name}{n}", 0, arm="ab"[n % 2], propensity=0.5) for n in range(80)])
@@ -374,9 +374,9 @@ def test_squares_that_no_double_holds_are_kept_as_the_largest(warehouse: Warehou
     metrics = {"spend": Metric(kind="mean", event="convert", covariate_days=7)}
     report = report_now(warehouse, name, msgspec.structs.replace(BARE, breakdowns=(), strata=None, primary="spend", secondary=()), metrics)
     facts = report.sufficient_statistics.facts
-    assert facts.metrics["spend"]["a"].m2 == sys.float_info.max
+    assert facts.metrics["spend"]["a"].mean == pytest.approx(1e150 / 40) and facts.metrics["spend"]["a"].m2 < sys.float_info.max
     assert msgspec.json.decode(msgspec.json.encode(facts), type=type(facts)) == facts
-    assert report.metrics[0].comparisons[0].always_valid is None or report.metrics[0].comparisons[0].always_valid.e_value <= 1
+    assert report.metrics[0].comparisons[0].p_value > 0.2
 
 
 def test_a_user_who_may_only_read_gets_the_same_report(tmp_path: Path) -> None:
