@@ -158,6 +158,9 @@ def _sentence(metric: MetricReport, comparison: Comparison) -> str:
     sequence, relative = comparison.always_valid, comparison.relative
     arm, vs = _mean(metric, comparison.arm), _mean(metric, comparison.vs)
     means = f"{number(arm, metric.kind)} against {number(vs, metric.kind)}"
+    if comparison.method.startswith("within "):
+        # The lift is put together from its parts and is not that of the two means.
+        means = f"{comparison.method.partition(';')[0]}; {means} over all"
     if sequence is None or comparison.difference.value is None:
         return f"{comparison.arm!r} and {comparison.vs!r} cannot be compared on {metric.metric} yet ({comparison.method})."
     if relative.value is not None and sequence.relative_ci[0] is not None:
