@@ -50,7 +50,8 @@ def test_an_effect_within_the_periods_is_found():
     assert comparison.relative.value == pytest.approx(0.3, abs=0.005)
     assert comparison.difference.value == pytest.approx(0.3 * 0.7 / 3, abs=0.001)
     assert report.decision.action == "ship"
-    assert "+30.0% (within 3 periods of constant weights; " in report.decision.reason and " over all), at any look" in report.decision.reason
+    reason = report.decision.reason
+    assert "+30.0% (within 3 periods of constant weights; " in reason and " over all), at any look" in reason
     se2 = sum(
         (1 / 3) ** 2 * part["base"].means[0] * (1 - part["base"].means[0]) / (part["base"].n - 1)
         + (1 / 3) ** 2 * part["vivid"].means[0] * (1 - part["vivid"].means[0]) / (part["vivid"].n - 1)
