@@ -6,7 +6,7 @@ AES-256-GCM over msgpack; the arm and the unit are encrypted, not only signed, b
 import base64
 import hmac
 import os
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -113,8 +113,3 @@ def _make_key(path: Path) -> bytes:
     finally:
         draft.unlink(missing_ok=True)
     return path.read_bytes()
-
-
-def now_utc() -> datetime:
-    """The clock of tokens."""
-    return datetime.now(UTC)

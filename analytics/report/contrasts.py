@@ -63,8 +63,8 @@ def _found(question: Question, arm: str, control: str) -> Found:
     if a is None or b is None:
         return Found(None, "no inference: no data")
     if isinstance(a, QuantileFacts) or isinstance(b, QuantileFacts):
-        both = isinstance(a, QuantileFacts) and isinstance(b, QuantileFacts)
-        return Found(quantile_contrast(a, b) if both else None, METHODS["quantile"])  # type: ignore[arg-type]
+        compared = quantile_contrast(a, b) if isinstance(a, QuantileFacts) and isinstance(b, QuantileFacts) else None
+        return Found(compared, METHODS["quantile"])
     if len(question.periods) > 1:
         return _over_periods(question, arm, control)
     if len(question.strata) > 1:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from analytics.experiment import Experiment, Metric
 from analytics.facts import Age, Cohort, Joint, Moments, QuantileFacts, Slice, WeightPeriod
@@ -171,11 +171,11 @@ class Figures:
         drawn, primary = self._drawn(stretches, DAY), self._primary(DAY)
         return [
             Cohort(
-                day=FIRST_DAY + timedelta(days=int(day)),  # type: ignore[call-overload]
+                day=FIRST_DAY + timedelta(days=int(day)),
                 units=[{arm: units.get(arm, 0) for arm in self._arms} for units in drawn[day]],
                 primary={arm: facts for arm, facts in primary.get(day, {}).items() if isinstance(facts, Moments)},
             )
-            for day in sorted(drawn)  # type: ignore[type-var]
+            for day in sorted(drawn)
         ]
 
     def ages(self) -> list[Age]:
@@ -235,7 +235,7 @@ class Figures:
                 result.setdefault(value, {})[self._arms[arm - 1]] = sums.moments(outcome.denominator is not None)
         return {value: dict(sorted(by_arm.items(), key=lambda item: self._arms.index(item[0]))) for value, by_arm in result.items()}
 
-    def _drawn(self, stretches: Stretches, key: str, where: str = "1") -> dict[object, list[dict[str, int]]]:
+    def _drawn(self, stretches: Stretches, key: str, where: str = "1") -> dict[Any, list[dict[str, int]]]:
         """Units per value of `key`, stretch, and first arm."""
         sql = f"""SELECT {key} AS k, {_period(stretches)} AS period, drawn, count() FROM {self._units.table}
             WHERE drawn > 0 AND rule = 0 AND trained = 0 AND {where} GROUP BY k, period, drawn"""

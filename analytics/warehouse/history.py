@@ -12,11 +12,11 @@ from analytics.experiment import Metric
 from analytics.facts import Joint, Moments, QuantileFacts
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.past_columns import Columns, columns_of
+from analytics.warehouse.quantiles import Z_975, quantile_of
 from analytics.warehouse.rows import from_microseconds, microseconds
 
 DAY = 86_400_000_000
 TIME = "least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at))"
-Z_975 = 1.959963984540054
 
 
 class Past(NamedTuple):
@@ -178,17 +178,5 @@ def _quantile(warehouse: Warehouse, stretch: _Stretch, columns: Columns) -> Quan
     sql = f"""SELECT count(), sum(b) / count(), varPopStable(b) * count(), sum(c) / count(), varPopStable(c) * count(),
             covarPopStable(b, c) * count()
         FROM (SELECT unit, toFloat64(count()) AS c, toFloat64(countIf(number <= {{cut:Float64}})) AS b FROM {values} GROUP BY unit)"""
-    ((units, below_mean, below_m2, count_mean, count_m2, comoment),) = warehouse.query(sql, {**parameters, "cut": float(value)})
-    return QuantileFacts(
-        level=level or 0.0,
-        events=int(events),
-        units=int(units),
-        value=float(value),
-        low=float(low),
-        high=float(high),
-        below_mean=below_mean,
-        below_m2=below_m2,
-        count_mean=count_mean,
-        count_m2=count_m2,
-        comoment=comoment,
-    )
+    (clusters,) = warehouse.query(sql, {**parameters, "cut": float(value)})
+    return quantile_of(level or 0.0, (events, value, low, high, *clusters))

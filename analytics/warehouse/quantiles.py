@@ -30,21 +30,28 @@ def read_quantiles(units: Units, column: str, level: float, keys: Sequence[str])
     )
     result = {}
     for row in rows:
-        events, value, low, high, count, below_mean, below_m2, count_mean, count_m2, comoment = row[len(keys) :]
-        result[tuple(row[: len(keys)])] = QuantileFacts(
-            level=level,
-            events=int(events),
-            units=int(count),
-            value=float(value),
-            low=float(low),
-            high=float(high),
-            below_mean=below_mean,
-            below_m2=below_m2,
-            count_mean=count_mean,
-            count_m2=count_m2,
-            comoment=comoment,
-        )
+        result[tuple(row[: len(keys)])] = quantile_of(level, row[len(keys) :])
     return result
+
+
+def quantile_of(level: float, row: Sequence[Any]) -> QuantileFacts:
+    """From the number of events, the quantile and its two neighbours, the units, and per unit mean and centred sum of squares of
+    the events at or below, the same of all events, and the sum of centred products."""
+    events, value, low, high, units, *moments = row
+    below_mean, below_m2, count_mean, count_m2, comoment = moments
+    return QuantileFacts(
+        level=level,
+        events=int(events),
+        units=int(units),
+        value=float(value),
+        low=float(low),
+        high=float(high),
+        below_mean=below_mean,
+        below_m2=below_m2,
+        count_mean=count_mean,
+        count_m2=count_m2,
+        comoment=comoment,
+    )
 
 
 def read_medians(units: Units, column: str) -> dict[int, float]:

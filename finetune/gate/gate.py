@@ -1,7 +1,7 @@
 """Runs the gate: a sweep over losses and LoRA strengths on a subset, then every check on fresh seeds for the best."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -178,8 +178,3 @@ def captions_beside(prompts: Sequence[str], many: int = 64) -> list[str]:
 def _number(check: Check) -> str:
     interval = f" [{check.low:.3f}, {check.high:.3f}]" if check.low is not None and check.high is not None else ""
     return f"{check.value:.3f}{interval}"
-
-
-def by_name(found: Sequence[Check]) -> Mapping[str, Check]:
-    """Checks by their names."""
-    return {c.name: c for c in found}
