@@ -93,8 +93,8 @@ class Modules:
     @torch.inference_mode()
     def pictures(self) -> NDArray[np.uint8]:
         """The same as `by_engine`, by the same table of sampler coefficients and the same noise."""
+        from serving.noise import initial_noise
         from serving.samplers import table
-        from serving.slots import initial_noise
         from serving.variant import Variant
 
         columns = table(self.model.scheduler, Variant(model="").scheduler, STEPS)

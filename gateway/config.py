@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,6 +12,7 @@ from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
 from analytics.settings import AnalyticsSettings, Document, analytics_settings
 from serving.errors import ModelError
 from serving.model import locate
+from serving.settings import Dtype, EngineSettings
 from serving.variant import ExtendsError, Variant, inherit
 
 DEFAULT_TABLES: dict[str, Any] = {
@@ -57,14 +58,28 @@ class RegistrySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[engines.NAME]`: in this process on `device`, or remote at `url`."""
+    """`[engines.NAME]`: in this process on `device`, with the settings of `serving.settings.EngineSettings`, or remote at `url`."""
 
     device: str | None = None
     url: str | None = None
+    mode: Literal["fast", "strict"] = "fast"
+    rows: int | None = None
+    adapters: int = 16
+    memory_mb: float | None = None
+    dtype: Dtype | None = None
+    compile: bool = False
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         if (self.device is None) == (self.url is None):
             raise ValueError("give either `device` (in this process) or `url` (remote), not both")
+        if self.device is not None:
+            self.settings()
+
+    def settings(self) -> EngineSettings:
+        """How the engine in this process runs. Raises ValueError."""
+        told = {name: getattr(self, name) for name in EngineSettings.__struct_fields__ if name != "threads"}
+        return msgspec.convert(told, EngineSettings)
 
 
 class RouteSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

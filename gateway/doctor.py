@@ -115,8 +115,8 @@ def _variants(config: Config) -> Iterator[Finding]:
 
             def look(engine: str = variant.engine, name: str = name) -> str:
                 if engine not in engines:
-                    device = config.engines[engine].device or "cpu"
-                    engines[engine] = LocalEngine(Registry(config.registry_url), device=device, cache=config.var / "cache")
+                    settings = config.engines[engine].settings()
+                    engines[engine] = LocalEngine(Registry(config.registry_url), settings=settings, cache=config.var / "cache")
                 loaded = engines[engine].load(config.variants[name])
                 return f"draws {loaded.width}x{loaded.height} on {engine}, {loaded.digest[:19]}…"
 

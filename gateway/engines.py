@@ -73,8 +73,8 @@ class Engines:
     def _engine(self, name: str) -> LocalEngine:
         with self._making:
             if name not in self._engines:
-                device = self._sections[name].device or "cpu"
+                settings = self._sections[name].settings()
                 self._engines[name] = LocalEngine(
-                    self._registry, device=device, cache=self._cache, max_queue_seconds=self._max_queue_seconds
+                    self._registry, settings=settings, cache=self._cache, max_queue_seconds=self._max_queue_seconds
                 )
             return self._engines[name]

@@ -1,231 +1,223 @@
-"""The embedded engine: one thread that makes the images of all variants, a step of each at a time."""
+"""The engine: one thread for one device, which makes the images of all variants, a step of each at a time."""
 
-import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from serving.adapters import Adapter, read_adapter
-from serving.errors import Busy, ModelError
-from serving.lane import Lane, Session
-from serving.model import open_model
+from serving.adapters.lora import Adapter, read_adapter
+from serving.backends.opening import open_backend
+from serving.backends.port import STRICT_ROWS
+from serving.errors import Busy, Late, ModelError
+from serving.job import Job, Loaded, Picture, Preview
+from serving.knee import LARGEST_ROWS
+from serving.lane import Lane
+from serving.memory import budget_bytes, check_fits, needed_bytes
+from serving.model import at_size, open_model
 from serving.registry import Registry
-from serving.samplers import Table, table
-from serving.slots import Slot, advance, embed
+from serving.settings import EngineSettings
+from serving.slot import AdapterUse, Recipe, Slot, Watch
+from serving.tallies import LaneTally, Tallies, VariantTally
 from serving.variant import Variant
 
-__all__ = ["Busy", "Job", "Loaded", "LocalEngine", "ModelError", "Picture"]
+__all__ = ["Busy", "Job", "Late", "Loaded", "LocalEngine", "ModelError", "Picture", "Preview", "Statistics"]
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One image to make. The low 64 bits of `seed` count."""
+class Statistics(msgspec.Struct, frozen=True):
+    """Since the start: by lane, and by the variant's digest."""
 
-    variant: Variant
-    prompt: str
-    negative_prompt: str = ""
-    seed: int
-
-
-class Picture(msgspec.Struct, frozen=True):
-    """`rgb` is uint8 [height, width, 3]; milliseconds waited before the first step, and from there to the pixels."""
-
-    rgb: NDArray[np.uint8]
-    queue_ms: float
-    service_ms: float
-
-
-class Loaded(msgspec.Struct, frozen=True):
-    """A variant that is ready: its digest, and the size of its images in pixels."""
-
-    digest: str
-    width: int
-    height: int
+    lanes: dict[str, LaneTally]
+    variants: dict[str, VariantTally]
 
 
 class LocalEngine:
-    """Makes images on this machine's CPU.
+    """Makes images on one device of this machine.
 
-    Every round moves each active image one step: one UNet call per session (base model and adapter), images of any
-    variant, prompt, seed, steps and guidance side by side. Images are admitted first come, first served, whatever
-    their variant, while the round has room, and every active image advances in every round, so no arm waits for
-    another. `rows` bounds a round; 16 is past the knee of the packaged model (benchmarks/serving_speed.py).
+    Variants of one base model and size share a lane: one queue, and one network call per tick with a row or two of each image,
+    whatever its variant, adapter, prompt, steps and guidance. Lanes take turns by device time per image. So no arm waits for
+    another, and arms of one lane see the same latency by construction (docs/serving.md).
     """
 
-    def __init__(
-        self,
-        registry: Registry,
-        *,
-        device: str = "cpu",
-        cache: Path,
-        max_queue_seconds: float = 60.0,
-        threads: int | None = None,
-        rows: int = 16,
-    ) -> None:
-        """`cache` keeps digests and exported graphs; `threads` defaults to the cores that this process may use.
-
-        Raises ModelError for a device that this engine cannot use.
-        """
-        if device != "cpu":
-            raise ModelError(f'device {device!r}: the embedded engine runs on the CPU; set device = "cpu"')
-        self._registry, self._cache, self._max_queue_seconds, self._rows = registry, cache, max_queue_seconds, rows
-        self._threads = threads or cores()
-        self._lanes: dict[str, Lane] = {}
-        self._ready: dict[Variant, tuple[Session, Table, Loaded]] = {}
+    def __init__(self, registry: Registry, *, cache: Path, settings: EngineSettings | None = None, max_queue_seconds: float = 60.0) -> None:
+        """`cache` keeps digests and exported graphs. Raises ModelError for a device that is not there."""
+        self.settings = settings or EngineSettings()
+        self._registry, self._cache, self._max_queue_seconds = registry, cache, max_queue_seconds
+        self._budget = budget_bytes(self.settings)
+        self._lanes: dict[tuple[str, str, str], Lane] = {}
+        self._ready: dict[Variant, Recipe] = {}
+        self._by_name: dict[str, Lane] = {}
         self._loading = threading.Lock()
-        self._waiting: deque[Slot] = deque()
-        self._waiting_seconds = 0.0
-        self._active: list[Slot] = []
         self._wake = threading.Condition()
+        self._tallies = Tallies()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="salon-engine", daemon=True)
         self._thread.start()
 
     def load(self, variant: Variant) -> Loaded:
-        """Make `variant` ready. Blocking: 0.5 s for the packaged model, minutes when a large one must be exported.
+        """Make `variant` ready. Blocking: 0.5 s for the packaged model, minutes when a large one must be exported or compiled.
 
-        Raises ModelError when the model, the adapter or the variant's settings cannot be served.
+        Raises ModelError when the model, the adapter or the variant's settings cannot be served, or do not fit the memory.
         """
         with self._loading:
             if variant in self._ready:
-                return self._ready[variant][2]
-            if variant.backend != "onnx":
-                raise ModelError(f'backend {variant.backend!r}: the embedded engine runs ONNX Runtime; set backend = "onnx"')
-            model = open_model(variant.model, self._cache)
-            columns = table(model.scheduler, variant.scheduler, variant.steps)
+                return self._ready[variant].loaded
+            if self._closed:
+                raise RuntimeError("the engine is closed")
             adapter = self._adapter(variant.adapter) if variant.adapter else None
-            if model.digest not in self._lanes:
-                self._lanes[model.digest] = Lane(model, self._cache, self._threads)
-            session = self._lanes[model.digest].session(adapter, variant.adapter_scale)
+            lane = self._lane(variant)
+            lane.table(variant.scheduler, variant.steps)
+            use = None
+            if adapter is not None:
+                lane.backend.admit(adapter, variant.adapter_scale)
+                use = AdapterUse(adapter.digest, variant.adapter_scale, adapter.path)
             by_content = adapter.digest if adapter and not str(variant.adapter).startswith("registry:") else None
-            loaded = Loaded(variant.digest(model.digest, by_content), model.width, model.height)
-            self._ready[variant] = (session, columns, loaded)
+            model = lane.model
+            loaded = Loaded(variant.digest(model.digest, by_content), model.width, model.height, lane.name)
+            self._ready[variant] = Recipe(lane.name, loaded, use)
             return loaded
+
+    def _lane(self, variant: Variant) -> Lane:
+        model = at_size(open_model(variant.model, self._cache), variant.size)
+        key = (model.digest, f"{model.width}x{model.height}", variant.backend)
+        if key in self._lanes:
+            return self._lanes[key]
+        settings = self.settings
+        check_fits(
+            variant.model, needed_bytes(model, settings), sum(lane.backend.model_bytes for lane in self._lanes.values()), self._budget
+        )
+        rows = settings.rows or (STRICT_ROWS if settings.mode == "strict" else None)
+        places = rows or LARGEST_ROWS
+        backend = open_backend(variant.backend, model, settings, self._cache, places)
+        lane = Lane(self._lane_name(model.folder, key), model, backend, places, settings.adapters, self._tallies, self._notify)
+        try:
+            lane.measure(rows)
+        except BaseException:
+            lane.close()
+            raise
+        with self._wake:
+            self._lanes[key] = self._by_name[lane.name] = lane
+        return lane
+
+    def _lane_name(self, folder: Path, key: tuple[str, str, str]) -> str:
+        """`emoji-64-64x64`, and more where that is taken."""
+        digest, size, backend = key
+        names = (f"{folder.name}-{size}", f"{folder.name}-{size}-{backend}", f"{folder.name}-{size}-{backend}-{digest[7:15]}")
+        return next(name for name in names if name not in self._by_name)
 
     def _adapter(self, name: str) -> Adapter:
         return read_adapter(self._registry.fetch(name) if name.startswith("registry:") else locate_adapter(name))
+
+    def unload(self, variant: Variant) -> None:
+        """Forget a variant; its model goes with the last variant that needs it. Images under way are finished first, by then."""
+        with self._loading:
+            recipe = self._ready.pop(variant, None)
+            if recipe is None:
+                return
+            lane = self._by_name[recipe.lane]
+            left = [other for other in self._ready.values() if other.lane == recipe.lane]
+            if recipe.adapter and all(other.adapter != recipe.adapter for other in left):
+                with self._wake:
+                    lane.forget(recipe.adapter)
+            if left:
+                return
+            while True:
+                with self._wake:
+                    if self._closed or not lane.occupied:
+                        self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
+                        self._by_name.pop(recipe.lane)
+                        break
+                time.sleep(0.01)
+            if not self._closed:
+                lane.close()
 
     def submit(self, job: Job) -> "Future[Picture]":
         """Queue one image: `submit_all` of a request of one."""
         return self.submit_all([job])[0]
 
-    def submit_all(self, jobs: Sequence[Job]) -> "list[Future[Picture]]":
-        """Queue the images of one request, all or none; thread-safe. A future cancelled before its first step costs nothing.
+    def submit_all(
+        self, jobs: Sequence[Job], *, deadline_seconds: float | None = None, watch: Sequence[Watch] | None = None
+    ) -> "list[Future[Picture]]":
+        """Queue the images of one request, all or none; thread-safe. A future that is cancelled frees its place within a step.
 
-        Raises Busy when the predicted wait for what was queued before would exceed `max_queue_seconds`, whatever the
-        variants; the request's own work is no part of that wait, so an idle engine takes any request. Raises ModelError
-        when a variant was not loaded.
+        `watch`, one per job, is called by the engine's thread with each preview, and must not block. An image that has not
+        begun after `deadline_seconds` fails with Late. Raises Busy when the predicted wait for what was queued before would
+        exceed `max_queue_seconds` or the deadline, whatever the variants; the request's own work is no part of that wait, so an
+        idle engine takes any request. Raises ModelError when a variant is not loaded or a job's steps or guidance cannot be.
         """
         now = time.perf_counter()
-        slots = [self._slot(job, now) for job in jobs]
+        deadline = now + deadline_seconds if deadline_seconds is not None else float("inf")
+        slots = [self._slot(job, now, deadline, watch[i] if watch else None) for i, job in enumerate(jobs)]
         with self._wake:
             if self._closed:
                 raise RuntimeError("the engine is closed")
-            ahead = self._predicted()
-            if ahead > self._max_queue_seconds:
-                raise Busy(max(1.0, ahead - self._max_queue_seconds))
-            self._waiting.extend(slots)
-            self._waiting_seconds += sum(slot.remaining_seconds for slot in slots)
+            ahead, bound = self._predicted(), min(self._max_queue_seconds, deadline - now)
+            if ahead > bound:
+                raise Busy(max(1.0, ahead - bound))
+            if any(slot.recipe.lane not in self._by_name for slot in slots):
+                raise ModelError("the variant was unloaded; call load(variant) again")
+            for slot in slots:
+                lane = self._by_name[slot.recipe.lane]
+                if not lane.busy:  # it has not saved up time while it was idle
+                    others = [other.virtual_seconds for other in self._by_name.values() if other.busy]
+                    lane.virtual_seconds = max(lane.virtual_seconds, min(others, default=lane.virtual_seconds))
+                lane.waiting.append(slot)
             self._wake.notify()
         return [slot.future for slot in slots]
 
-    def _slot(self, job: Job, now: float) -> Slot:
-        if job.variant not in self._ready:
+    def _slot(self, job: Job, now: float, deadline: float, watch: Watch | None) -> Slot:
+        recipe = self._ready.get(job.variant)
+        lane = self._by_name.get(recipe.lane) if recipe else None
+        if recipe is None or lane is None:
             raise ModelError(f"variant of model {job.variant.model!r} is not loaded; call load(variant) first")
-        session, columns, _ = self._ready[job.variant]
-        return Slot(session, columns, job.variant.guidance, job.prompt, job.negative_prompt, job.seed, Future(), submitted=now)
+        steps = job.variant.steps if job.steps is None else job.steps
+        guidance = job.variant.guidance if job.guidance is None else job.guidance
+        if not 0 <= guidance <= 50:
+            raise ModelError(f"guidance: {guidance:g} is not between 0 and 50")
+        columns = lane.table(job.variant.scheduler, steps)
+        return Slot(job=job, recipe=recipe, table=columns, guidance=guidance, submitted=now, deadline=deadline, watch=watch)
 
     def queue_seconds(self) -> float:
         """Predicted seconds until everything submitted so far is done."""
         with self._wake:
             return self._predicted()
 
+    def statistics(self) -> Statistics:
+        """What was done so far."""
+        with self._wake:
+            lanes = {name: lane.tally for name, lane in self._by_name.items()}
+        return Statistics(lanes, self._tallies.read())
+
     def close(self) -> None:
-        """Stop after the current round; futures that are not done are cancelled or get RuntimeError."""
+        """Stop after the current tick; futures that are not done are cancelled or get RuntimeError."""
         with self._wake:
             self._closed = True
             self._wake.notify()
         self._thread.join()
-        for slot in (*self._waiting, *self._active):
-            if not slot.future.cancel():
-                slot.future.set_exception(RuntimeError("the engine was closed"))
-        self._waiting.clear()
-        self._active.clear()
-        for lane in self._lanes.values():
+        for lane in self._by_name.values():
             lane.close()
 
     def _predicted(self) -> float:
-        return max(0.0, self._waiting_seconds) + sum(slot.remaining_seconds for slot in self._active)
+        return sum(lane.predicted_seconds() for lane in self._by_name.values())
+
+    def _notify(self) -> None:
+        with self._wake:
+            self._wake.notify()
 
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._closed or self._waiting or self._active):
+                while not (self._closed or any(lane.busy for lane in self._by_name.values())):
                     self._wake.wait()
                 if self._closed:
                     return
-                admitted = self._admit()
-            for slots in _grouped(admitted, lambda slot: slot.session.text):
-                self._guarded(slots, _begin)
-            for slots in _grouped(self._active, lambda slot: slot.session):
-                self._guarded(slots, advance)
-            for slots in _grouped([slot for slot in self._active if slot.done], lambda slot: slot.session.lane):
-                self._guarded(slots, self._finish)
-
-    def _admit(self) -> list[Slot]:
-        admitted: list[Slot] = []
-        room = self._rows - sum(slot.load for slot in self._active)
-        while self._waiting and (self._waiting[0].load <= room or not self._active):
-            slot = self._waiting.popleft()
-            if slot.future.set_running_or_notify_cancel():
-                slot.admitted = time.perf_counter()
-                room -= slot.load
-                admitted.append(slot)
-                self._active.append(slot)
-        # predictions move while a slot waits, so the sum is taken afresh rather than by subtraction
-        self._waiting_seconds = sum(slot.remaining_seconds for slot in self._waiting)
-        return admitted
-
-    def _guarded(self, slots: Sequence[Slot], work: Callable[[Sequence[Slot]], None]) -> None:
-        """Do `work`; what fails, fails for these slots only."""
-        try:
-            work(slots)
-        except Exception as error:
-            # Whoever asked gets it; the thread goes on for everybody else.
-            self._drop(slots)
-            for slot in slots:
-                slot.future.set_exception(error)
-
-    def _finish(self, slots: Sequence[Slot]) -> None:
-        lane = slots[0].session.lane
-        started = time.perf_counter()
-        pictures = lane.decode(np.stack([slot.x for slot in slots]))
-        now = time.perf_counter()
-        lane.decode_seconds += 0.1 * ((now - started) / len(slots) - lane.decode_seconds)
-        self._drop(slots)
-        for slot, rgb in zip(slots, pictures, strict=True):
-            slot.future.set_result(Picture(rgb, 1000 * (slot.admitted - slot.submitted), 1000 * (now - slot.admitted)))
-
-    def _drop(self, slots: Sequence[Slot]) -> None:
-        gone = {id(slot) for slot in slots}
-        with self._wake:
-            self._active = [slot for slot in self._active if id(slot) not in gone]
-
-
-def cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its container."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(available, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control group of version 2, or "max": no quota
-        return available
+                lane = min((lane for lane in self._by_name.values() if lane.busy), key=lambda lane: lane.virtual_seconds)
+                lane.admit(time.perf_counter())
+            images, began = len(lane.active) + len(lane.finished), time.perf_counter()
+            lane.tick()
+            lane.virtual_seconds += (time.perf_counter() - began) / max(1, images)
 
 
 def locate_adapter(name: str) -> Path:
@@ -234,16 +226,3 @@ def locate_adapter(name: str) -> Path:
     if not path.exists():
         raise ModelError(f"adapter {name!r}: there is no such file or directory; name one, or registry:NAME@sha256:HEX")
     return path
-
-
-def _begin(slots: Sequence[Slot]) -> None:
-    embed(slots)
-    for slot in slots:
-        slot.start()
-
-
-def _grouped(slots: Iterable[Slot], key: Callable[[Slot], object]) -> list[list[Slot]]:
-    groups: dict[int, list[Slot]] = {}
-    for slot in slots:
-        groups.setdefault(id(key(slot)), []).append(slot)
-    return list(groups.values())

@@ -2,7 +2,7 @@
 
 
 class ModelError(ValueError):
-    """A model or adapter is missing or invalid. The text names the path and the fix."""
+    """A model, an adapter or a setting is missing or invalid. The text names it and the fix."""
 
 
 class Busy(Exception):
@@ -11,3 +11,7 @@ class Busy(Exception):
     def __init__(self, retry_after_seconds: float) -> None:
         super().__init__(f"the engine is busy; retry after {retry_after_seconds:.0f} s")
         self.retry_after_seconds = retry_after_seconds
+
+
+class Late(TimeoutError):
+    """The deadline passed while the image waited; no work was done for it."""

@@ -1,122 +1,283 @@
-"""A lane: one base model in memory. A session: the lane with one adapter merged. All variants of a session share its batch."""
+"""A lane: one base model at one size on one device, with the queue that all its variants share."""
 
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
-from pathlib import Path
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-from numpy.typing import NDArray
+from serving.adapters.lora import read_adapter
+from serving.backends.port import Backend, Seat
+from serving.errors import Late, ModelError
+from serving.job import Picture, Preview
+from serving.knee import find_knee
+from serving.model import Model
+from serving.samplers import Table, table
+from serving.slot import AdapterUse, Slot
+from serving.tallies import LaneTally, Tallies
+from serving.variant import Scheduler
 
-from serving.adapters import Adapter, merge
-from serving.errors import ModelError
-from serving.graph import Cores, Graph
-from serving.model import Model, graphs_folder
-from serving.tokenizer import ClipTokenizer
-from serving.weights import read_part
-
-COMFORTABLE_AREA = 1024  # latent pixels up to which rows are cheap in memory and run apart
-_TEXTS_KEPT = 4096
-_PIXELS_PER_DECODE = 512 * 512
-Array = NDArray[np.float32]
-
-
-class TextEncoder:
-    """Prompts to embeddings [tokens, width]; the most recent are kept. Thread-safe."""
-
-    def __init__(self, graph: Graph, tokenizer: ClipTokenizer) -> None:
-        self._graph, self._tokenizer = graph, tokenizer
-        self._kept: OrderedDict[str, Array] = OrderedDict()
-        self._using = threading.Lock()  # a session is warmed by the thread that loads it
-
-    def __call__(self, texts: Sequence[str]) -> list[Array]:
-        """One array [tokens, width] per text; those not kept are made in one batch."""
-        with self._using:
-            new = [text for text in dict.fromkeys(texts) if text not in self._kept]
-            made = dict(zip(new, self._graph(input_ids=np.stack([self._tokenizer(t) for t in new])), strict=True)) if new else {}
-            found = [made[text] if text in made else self._kept[text] for text in texts]
-            for text, array in zip(texts, found, strict=True):
-                self._kept[text] = array
-                self._kept.move_to_end(text)
-            while len(self._kept) > _TEXTS_KEPT:
-                self._kept.popitem(last=False)
-            return found
-
-
-class Session:
-    """One UNet and its text encoder."""
-
-    def __init__(self, lane: "Lane", unet: Graph, text: TextEncoder) -> None:
-        self.lane, self.unet, self.text = lane, unet, text
+_TABLES_KEPT = 256
 
 
 class Lane:
-    """A base model: tokenizer, text encoder, decoder, and a UNet session per adapter and scale."""
+    """First come, first served, whatever the variant; every image in the making moves one step at every tick.
 
-    def __init__(self, model: Model, cache: Path, threads: int) -> None:
-        """Load from the model's directory, exporting it first if it has no graphs. Raises ModelError."""
-        self.model = model
-        self._cores = Cores(threads, by_row=model.latent_height * model.latent_width <= COMFORTABLE_AREA)
-        self._graphs = graphs_folder(model, cache)
-        self._tokenizer = ClipTokenizer(model.folder / "tokenizer", model.text.max_position_embeddings)
-        self._unet_weights, self._text_weights = read_part(model.folder / "unet"), read_part(model.folder / "text_encoder")
-        self._decoder = Graph(self._graphs / "vae_decoder.onnx", read_part(model.folder / "vae"), self._cores)
-        self._text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", self._text_weights, self._cores), self._tokenizer)
-        self._sessions: dict[tuple[str, float], Session] = {}
-        self._loading = threading.Lock()
-        # predictions for the queue, in seconds, corrected by every call
-        self.row_seconds, self.decode_seconds = 0.0, 0.0
+    `waiting` belongs to the engine's lock; everything else to the engine's thread, but for decoding where the backend
+    decodes apart. `virtual_seconds` is device time per image, by which lanes take turns.
+    """
 
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.model.vae.latent_channels, self.model.latent_height, self.model.latent_width
+    def __init__(
+        self, name: str, model: Model, backend: Backend, places: int, adapters: int, tallies: Tallies, wake: Callable[[], None]
+    ) -> None:
+        self.name, self.model, self.backend = name, model, backend
+        self.waiting: deque[Slot] = deque()
+        self.active: list[Slot] = []
+        self.finished: list[Slot] = []
+        self.virtual_seconds = 0.0
+        self.rows_cap = places
+        # predictions for the queue, corrected by every call
+        self.row_seconds = self.decode_seconds = self.tick_seconds = 0.0
+        self.tally = LaneTally()
+        self._tallies, self._capacity, self._wake = tallies, adapters, wake
+        self._free = list(range(places))
+        self._entries: OrderedDict[tuple[str, float], int] = OrderedDict()
+        self._tables: dict[tuple[Scheduler, int], Table] = {}
+        self._decoder = ThreadPoolExecutor(1, "salon-decode") if backend.decodes_apart else None
+        self._decoding = False
 
-    def session(self, adapter: Adapter | None, scale: float) -> Session:
-        """The session of `adapter` at `scale`, made once. Raises ModelError. Thread-safe."""
-        key = (adapter.digest, scale) if adapter else ("", 1.0)
-        with self._loading:
-            if key not in self._sessions:
-                unet, text = self._unet_weights, self._text
-                if adapter:
-                    unet = merge(unet, adapter, "unet", scale)
-                    if "text_encoder" in adapter.modules:
-                        merged = merge(self._text_weights, adapter, "text_encoder", scale)
-                        text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", merged, self._cores), self._tokenizer)
-                session = Session(self, Graph(self._graphs / "unet.onnx", unet, self._cores), text)
-                self._warm(session)
-                self._sessions[key] = session
-            return self._sessions[key]
-
-    def _warm(self, session: Session) -> None:
-        """The first calls allocate and prove that the parts fit each other; those after are timed, once per lane."""
+    def measure(self, rows: int | None) -> None:
+        """Prove that the model's parts fit each other, time them, and find the knee unless `rows` is given. Raises ModelError."""
         try:
-            embedding = session.text([""])[0]
-            sample = np.zeros((2, *self.latent_shape), np.float32)
-            inputs = {"sample": sample, "timestep": np.zeros(2, np.float32), "encoder_hidden_states": np.stack([embedding] * 2)}
-            session.unet(**inputs)
-            if self.row_seconds:
-                return
-            self.decode(sample[:1])
-            started = time.perf_counter()
-            session.unet(**inputs)
-            self.row_seconds = (time.perf_counter() - started) / 2
-            started = time.perf_counter()
-            self.decode(sample[:1])
-            self.decode_seconds = time.perf_counter() - started
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            columns = table(self.model.scheduler, "ddim", self.model.scheduler.num_train_timesteps)
+            seats = [
+                Seat(place=i, prompt="", negative_prompt="", seed=i, table=columns, guidance=2.0)
+                for i in range(max(1, len(self._free) // 2))
+            ]
+
+            def call(many: int) -> float:
+                places = list(range(many // 2))
+                self.backend.begin(seats[: len(places)])
+                self.backend.synchronize()
+                began = time.perf_counter()
+                self.backend.advance(places)
+                self.backend.synchronize()
+                return time.perf_counter() - began
+
+            if rows is None:
+                self.rows_cap, self.row_seconds = find_knee(call, len(self._free))
+            else:
+                self.rows_cap, self.row_seconds = rows, min(call(2), call(2)) / 2
+            self.backend.decode([0])
+            began = time.perf_counter()
+            self.backend.decode([0])
+            self.decode_seconds = time.perf_counter() - began
+        except ModelError:
+            raise
+        except Exception as error:  # what a runtime raises has no common base
             raise ModelError(f"{self.model.folder}: its parts do not fit each other ({error}); copy the whole model directory") from None
 
-    def decode(self, latents: Array) -> NDArray[np.uint8]:
-        """Latents [n, c, h, w] to RGB [n, H, W, 3], a few at a time when they are large."""
-        vae = self.model.vae
-        latents = latents / np.float32(vae.scaling_factor) + np.float32(vae.shift_factor or 0.0)
-        at_once = max(1, _PIXELS_PER_DECODE // (self.model.height * self.model.width))
-        chunks = [self._decoder(latent_sample=latents[i : i + at_once]) for i in range(0, len(latents), at_once)]
-        pixels = np.clip(np.concatenate(chunks) * np.float32(0.5) + np.float32(0.5), 0, 1)
-        rgb: NDArray[np.uint8] = np.round(pixels * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1)
-        return np.ascontiguousarray(rgb)
+    def table(self, scheduler: Scheduler, steps: int) -> Table:
+        """The sampler's table, kept. Raises ModelError."""
+        key = (scheduler, steps)
+        columns = self._tables.get(key)
+        if columns is None:
+            if len(self._tables) >= _TABLES_KEPT:
+                self._tables.clear()
+            columns = self._tables[key] = table(self.model.scheduler, scheduler, steps)
+        return columns
+
+    @property
+    def busy(self) -> bool:
+        """Is there anything to do now?"""
+        return bool(self.waiting or self.active or (self.finished and not (self._decoder and self._decoding)))
+
+    @property
+    def occupied(self) -> bool:
+        """Is any image here?"""
+        return bool(self.waiting or self.active or self.finished or self._decoding)
+
+    def seconds_left(self, slot: Slot) -> float:
+        """Predicted work for one image, alone on the engine."""
+        return slot.rows * slot.steps_left * self.row_seconds + self.decode_seconds
+
+    def predicted_seconds(self) -> float:
+        """Predicted work for everything that is here. Under the engine's lock."""
+        return sum(self.seconds_left(slot) for slots in (self.waiting, self.active, self.finished) for slot in tuple(slots))
+
+    def admit(self, now: float) -> None:
+        """Take from the queue what there is room for, in order; what was cancelled or is late costs nothing. Under the engine's lock."""
+        room = self.rows_cap - sum(slot.rows for slot in self.active)
+        while self.waiting:
+            slot = self.waiting[0]
+            if slot.future.cancelled() or now > slot.deadline:
+                self.waiting.popleft()
+                if not slot.future.cancelled():
+                    self._fail([slot], Late("the deadline passed while the image waited in the queue"))
+                else:
+                    self._tallies.cancelled(slot)
+                continue
+            if not self._free or (slot.rows > room and self.active):
+                return
+            entry = self._entry(slot.recipe.adapter)
+            if entry is None:
+                return
+            self.waiting.popleft()
+            slot.place, slot.entry, slot.admitted = self._free.pop(), entry, now
+            room -= slot.rows
+            self.active.append(slot)
+
+    def _entry(self, use: AdapterUse | None) -> int | None:
+        """The entry of an adapter: its own, a free one, or the least recently used that no image needs; None: wait."""
+        if use is None:
+            return 0
+        key = (use.digest, use.scale)
+        if key not in self._entries:
+            used = {slot.entry for slot in self.active}
+            if len(self._entries) < self._capacity:
+                entry = next(i for i in range(1, self._capacity + 1) if i not in map(abs, self._entries.values()))
+            else:
+                victim = next((other for other, entry in self._entries.items() if abs(entry) not in used), None)
+                if victim is None:
+                    return None
+                entry = abs(self._entries.pop(victim))
+                self.tally.evictions += 1
+            self._entries[key] = -entry  # to be attached
+        self._entries.move_to_end(key)
+        return abs(self._entries[key])
+
+    def forget(self, use: AdapterUse) -> None:
+        """An adapter that no variant names any more leaves its entry."""
+        self._entries.pop((use.digest, use.scale), None)
+
+    def tick(self) -> None:
+        """Begin what was admitted, move every image one step, show previews, decode a few that are done."""
+        began = time.perf_counter()
+        for slot in [slot for slot in self.active if slot.future.cancelled()]:
+            self.active.remove(slot)
+            self._free.append(slot.place)
+            self._tallies.cancelled(slot)
+        self._begin([slot for slot in self.active if not slot.begun])
+        moved = list(self.active)
+        if moved:
+            self._together(moved, self._advance)
+            self._show([slot for slot in moved if slot in self.active])
+            self.finished += [slot for slot in self.active if not slot.steps_left]
+            self.active = [slot for slot in self.active if slot.steps_left]
+            took = time.perf_counter() - began
+            self.tick_seconds += 0.1 * (took - self.tick_seconds) if self.tick_seconds else took
+        if self.finished and not self._decoding:
+            chunk, self.finished = self.finished[: self.backend.decode_at_once], self.finished[self.backend.decode_at_once :]
+            if self._decoder is None:
+                self._together(chunk, self._decode)
+            else:
+                self._decoding = True
+                self._decoder.submit(self._decode_apart, chunk)
+        self.tally.seconds += time.perf_counter() - began
+
+    def _begin(self, slots: Sequence[Slot]) -> None:
+        ready = []
+        for slot in slots:
+            try:
+                self._attach(slot)
+                ready.append(slot)
+            except Exception as error:
+                # Whoever asked gets it; the thread goes on for everybody else.
+                self._fail([slot], error)
+        if ready:
+            self._together(ready, lambda some: self.backend.begin([slot.seat() for slot in some]))
+        for slot in ready:
+            slot.begun = True
+
+    def _attach(self, slot: Slot) -> None:
+        use = slot.recipe.adapter
+        if use is None or self._entries.get((use.digest, use.scale), 0) > 0:
+            return
+        adapter = read_adapter(use.path)
+        if adapter.digest != use.digest:
+            raise ModelError(f"{use.path}: has changed since its variant was loaded; load the variant again")
+        self.backend.attach(slot.entry, adapter, use.scale)
+        self._entries[use.digest, use.scale] = slot.entry
+
+    def _advance(self, slots: Sequence[Slot]) -> None:
+        rows, began = sum(slot.rows for slot in slots), time.perf_counter()
+        self.backend.advance([slot.place for slot in slots])
+        took = time.perf_counter() - began
+        self.row_seconds += 0.1 * (took / rows - self.row_seconds)
+        self.tally.count(rows, took)
+        for slot in slots:
+            slot.step += 1
+            slot.batched_rows += rows
+
+    def _show(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            if slot.watch is None or slot.step not in (steps := slot.previews_at()):
+                continue
+            try:
+                (rgb,) = self.backend.preview([slot.place])
+                left = 1000 * (self.tick_seconds * slot.steps_left + self.decode_seconds)
+                slot.watch(Preview(rgb=rgb, index=steps.index(slot.step), step=slot.step, steps=slot.table.steps, remaining_ms=left))
+            except Exception as error:
+                # A preview that fails fails its own image, like a step.
+                self._fail([slot], error)
+
+    def _decode_apart(self, slots: Sequence[Slot]) -> None:
+        try:
+            self._together(slots, self._decode)
+        finally:
+            self._decoding = False
+            self._wake()
+
+    def _decode(self, slots: Sequence[Slot]) -> None:
+        began = time.perf_counter()
+        pictures = self.backend.decode([slot.place for slot in slots])
+        now = time.perf_counter()
+        self.decode_seconds += 0.1 * ((now - began) / len(slots) - self.decode_seconds)
+        for slot, rgb in zip(slots, pictures, strict=True):
+            self._free.append(slot.place)
+            picture = Picture(
+                rgb=rgb,
+                queue_ms=1000 * (slot.admitted - slot.submitted),
+                service_ms=1000 * (now - slot.admitted),
+                steps=slot.table.steps,
+                rows=slot.rows,
+                batch_rows=slot.batched_rows / slot.table.steps,
+            )
+            if slot.future.set_running_or_notify_cancel():
+                self._tallies.done(slot, picture)
+                slot.future.set_result(picture)
+            else:
+                self._tallies.cancelled(slot)
+
+    def _together(self, slots: Sequence[Slot], work: Callable[[Sequence[Slot]], None]) -> None:
+        """Do `work` for all at once; when that fails, for each alone, so that only who is at fault fails."""
+        try:
+            work(slots)
+        except Exception as error:
+            if len(slots) == 1:
+                self._fail(slots, error)
+                return
+            for slot in slots:
+                self._together([slot], work)
+
+    def _fail(self, slots: Sequence[Slot], error: Exception) -> None:
+        for slot in slots:
+            if slot in self.active:
+                self.active.remove(slot)
+            if slot.place >= 0:
+                self._free.append(slot.place)
+            if slot.future.set_running_or_notify_cancel():
+                self._tallies.failed(slot)
+                slot.future.set_exception(error)
+            else:
+                self._tallies.cancelled(slot)
 
     def close(self) -> None:
-        """End the lane's threads."""
-        self._cores.close()
+        """End every image with RuntimeError, or as cancelled if it had not begun, and the backend's threads."""
+        if self._decoder:
+            self._decoder.shutdown()
+        for slot in (*self.waiting, *self.active, *self.finished):
+            if slot.begun or not slot.future.cancel():
+                self._fail([slot], RuntimeError("the engine was closed"))
+        self.waiting.clear()
+        self.finished.clear()
+        self.backend.close()

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
+from serving.backends.onnx.graph import GRAPH_FORMAT
 from serving.errors import ModelError
-from serving.graph import GRAPH_FORMAT
 from serving.samplers import SchedulerConfig
 from serving.weights import weight_files
 
@@ -28,6 +28,7 @@ _PARTS = {
     "scheduler": "",
 }
 _EXPORT_NEEDS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+LARGEST_SIDE = 4096
 T = TypeVar("T")
 
 
@@ -36,6 +37,7 @@ class UnetConfig(msgspec.Struct, frozen=True):
 
     in_channels: int = 4
     sample_size: int | list[int] | None = None
+    block_out_channels: tuple[int, ...] = (64,)
 
 
 class VaeConfig(msgspec.Struct, frozen=True):
@@ -135,6 +137,21 @@ def open_model(name: str, cache: Path) -> Model:
     )
 
 
+def at_size(model: Model, size: str | None) -> Model:
+    """The model drawing `size`, WIDTHxHEIGHT in pixels; None: its own. Raises ModelError for a size that its network cannot halve."""
+    if size is None:
+        return model
+    width, height = (int(side) for side in size.split("x"))
+    unit = model.magnification * 2 ** (len(model.unet.block_out_channels) - 1)
+    for name, side in (("width", width), ("height", height)):
+        if side % unit or not unit <= side <= LARGEST_SIDE:
+            near = min(max(unit, round(side / unit) * unit), LARGEST_SIDE // unit * unit)
+            raise ModelError(
+                f"size {size!r}: the {name} {side} is not a multiple of {unit} between {unit} and {LARGEST_SIDE}; {near} would be"
+            )
+    return msgspec.structs.replace(model, latent_height=height // model.magnification, latent_width=width // model.magnification)
+
+
 def graphs_folder(model: Model, cache: Path) -> Path:
     """Where the model's ONNX graphs are: in its directory, else under `cache`, exported there if they must be.
 
@@ -171,6 +188,11 @@ def _architecture(folder: Path) -> str:
     configs = [_json(folder / part / "config.json", dict[str, object]) for part in ("text_encoder", "unet", "vae")]
     facts = [GRAPH_FORMAT, *(sorted((key, value) for key, value in config.items() if key not in notes) for config in configs)]
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
+
+
+def weight_paths(model: Model) -> list[Path]:
+    """Every weight file of the model. Raises ModelError."""
+    return [path for part in ("text_encoder", "unet", "vae") for path in weight_files(model.folder / part)]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -23,7 +23,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """What decides the pixels, besides prompt, negative prompt and seed.
 
     `model` is a packaged model (`salon/emoji-64`) or a directory in diffusers layout; `adapter` names a LoRA
-    (`registry:NAME@sha256:HEX`, or a directory). `guidance` 1 means no guidance.
+    (`registry:NAME@sha256:HEX`, or a directory). `guidance` 1 means no guidance. `size` is WIDTHxHEIGHT in pixels, by default
+    what the model was made for.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     scheduler: Scheduler = "ddim"
     adapter: str | None = None
     adapter_scale: Annotated[float, msgspec.Meta(ge=-4.0, le=4.0)] = 1.0
+    size: Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] | None = None
 
     def digest(self, model_digest: str, adapter_digest: str | None = None) -> str:
         """`sha256:` + 64 hex digits over what decides the pixels: `model_digest` (of the model's files), adapter, sampler.
@@ -47,6 +49,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             self.steps,
             self.guidance,
             self.scheduler,
+            # said only where it is, so that variants from before there were sizes keep their names
+            *([self.size] if self.size else []),
         ]
         return "sha256:" + hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 

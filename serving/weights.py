@@ -64,6 +64,11 @@ def _tensors(path: Path) -> Iterator[tuple[str, Stored, bytes]]:
         raise ModelError(f"{path}: is not a safetensors file ({error}); copy it again") from None
 
 
+def elements(path: Path) -> int:
+    """How many numbers the tensors of one safetensors file hold. Raises ModelError."""
+    return sum(math.prod(stored.shape) for _, stored, _ in _tensors(path))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of one part of a model: plain before `.fp16.`, whole before sharded. Raises ModelError."""
     for stem in _STEMS:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from serving.adapters import FILE, merge, read_adapter
+from serving.adapters.lora import FILE, read_adapter
+from serving.adapters.merge import merge
 from serving.errors import ModelError
 from serving.weights import read_part
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from serving.adapters import FILE
+from serving.adapters.lora import FILE
+from serving.backends.onnx.graph import Graph
 from serving.engine import Busy, Job, LocalEngine, ModelError
-from serving.graph import Graph
+from serving.noise import initial_noise
 from serving.registry import Registry
-from serving.slots import initial_noise
+from serving.settings import EngineSettings
 from serving.variant import Variant
 from serving.weights import read_part
 
@@ -26,7 +27,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 
 @pytest.fixture(scope="module")
 def engine(registry: Registry, cache: Path):
-    engine = LocalEngine(registry, cache=cache, threads=2)
+    engine = LocalEngine(registry, cache=cache, settings=EngineSettings(threads=2))
     yield engine
     engine.close()
 
@@ -51,6 +52,10 @@ def adapted(tiny_model: Path, base: Variant, engine: LocalEngine, registry: Regi
     variant = msgspec.structs.replace(base, adapter=registry.publish("vivid", folder, {}))
     engine.load(variant)
     return variant
+
+
+def the_lane(engine: LocalEngine, variant: Variant):
+    return engine._by_name[engine._ready[variant].lane]
 
 
 def levels(a: np.ndarray, b: np.ndarray) -> int:
@@ -126,7 +131,7 @@ def test_requests_share_unet_calls(engine: LocalEngine, base: Variant, monkeypat
 
 
 def test_rounds_are_bounded_and_first_come_first_served(tiny_model: Path, registry: Registry, cache: Path, monkeypatch) -> None:
-    engine = LocalEngine(registry, cache=cache, threads=1, rows=6)
+    engine = LocalEngine(registry, cache=cache, settings=EngineSettings(threads=1, rows=6))
     variant = Variant(model=str(tiny_model), steps=3)
     engine.load(variant)
     rows = calls(monkeypatch)
@@ -154,10 +159,10 @@ def test_arms_wait_and_are_served_alike(engine: LocalEngine, base: Variant, adap
 
 
 def test_a_full_queue_says_when_to_come_back(tiny_model: Path, registry: Registry, cache: Path) -> None:
-    engine = LocalEngine(registry, cache=cache, threads=1, max_queue_seconds=1.0)
+    engine = LocalEngine(registry, cache=cache, settings=EngineSettings(threads=1), max_queue_seconds=1.0)
     variant = Variant(model=str(tiny_model), steps=50)
     engine.load(variant)
-    engine._ready[variant][0].lane.row_seconds = 0.001  # the first measurement depends on this machine's other work
+    the_lane(engine, variant).row_seconds = 0.001  # the first measurement depends on this machine's other work
     assert engine.queue_seconds() == 0
     accepted = []
     with pytest.raises(Busy) as busy:
@@ -171,10 +176,10 @@ def test_a_full_queue_says_when_to_come_back(tiny_model: Path, registry: Registr
 
 
 def test_a_request_is_admitted_as_a_whole_by_the_queue_before_it(tiny_model: Path, registry: Registry, cache: Path, monkeypatch) -> None:
-    engine = LocalEngine(registry, cache=cache, threads=1, max_queue_seconds=1.0)
+    engine = LocalEngine(registry, cache=cache, settings=EngineSettings(threads=1), max_queue_seconds=1.0)
     variant = Variant(model=str(tiny_model), steps=4)
     engine.load(variant)
-    monkeypatch.setattr(engine._ready[variant][0].lane, "row_seconds", 3.0)  # one image alone is predicted to take 24 s
+    monkeypatch.setattr(the_lane(engine, variant), "row_seconds", 3.0)  # one image alone is predicted to take 24 s
     jobs = [Job(variant=variant, prompt="x", seed=i) for i in range(4)]
     gate = threading.Event()
     blocked = engine.submit(jobs[0])
@@ -197,7 +202,7 @@ def test_a_request_is_admitted_as_a_whole_by_the_queue_before_it(tiny_model: Pat
 
 
 def test_cancelled_images_are_never_drawn(tiny_model: Path, registry: Registry, cache: Path, monkeypatch) -> None:
-    engine = LocalEngine(registry, cache=cache, threads=1, rows=2)
+    engine = LocalEngine(registry, cache=cache, settings=EngineSettings(threads=1, rows=2))
     variant = Variant(model=str(tiny_model), steps=4)
     engine.load(variant)
     rows = calls(monkeypatch)
@@ -211,8 +216,17 @@ def test_cancelled_images_are_never_drawn(tiny_model: Path, registry: Registry, 
 
 
 def test_an_error_fails_its_own_images_only(engine: LocalEngine, base: Variant, adapted: Variant, monkeypatch) -> None:
-    session = engine._ready[adapted][0]
-    monkeypatch.setattr(session, "unet", lambda **_: (_ for _ in ()).throw(MemoryError("no room")))
+    engine.submit(Job(variant=adapted, prompt="x", seed=1)).result(60)
+    lane = the_lane(engine, adapted)
+    (entry,) = lane._entries.values()
+    step = lane.backend.advance
+
+    def failing(places) -> None:
+        if any(lane.backend._seat(place).entry == entry for place in places):
+            raise MemoryError("no room")
+        step(places)
+
+    monkeypatch.setattr(lane.backend, "advance", failing)
     broken = engine.submit(Job(variant=adapted, prompt="x", seed=1))
     fine = engine.submit(Job(variant=base, prompt="x", seed=1))
     assert fine.result(60).rgb.shape == (32, 32, 3)
@@ -223,11 +237,11 @@ def test_an_error_fails_its_own_images_only(engine: LocalEngine, base: Variant, 
 
 
 def test_closing_ends_every_future(tiny_model: Path, registry: Registry, cache: Path) -> None:
-    engine = LocalEngine(registry, cache=cache, threads=1, rows=2)
+    engine = LocalEngine(registry, cache=cache, settings=EngineSettings(threads=1, rows=2))
     variant = Variant(model=str(tiny_model), steps=200)
     engine.load(variant)
     futures = [engine.submit(Job(variant=variant, prompt="x", seed=i)) for i in range(3)]
-    while not futures[0].running():
+    while not the_lane(engine, variant).tally.calls:
         time.sleep(0.001)
     engine.close()
     with pytest.raises(RuntimeError, match="closed"):
@@ -260,7 +274,7 @@ def test_what_cannot_be_served_is_refused_at_load(engine: LocalEngine, base: Var
     with pytest.raises(ModelError, match="not loaded"):
         engine.submit(Job(variant=msgspec.structs.replace(base, steps=99), prompt="x", seed=1))
     with pytest.raises(ModelError, match='set device = "cpu"'):
-        LocalEngine(registry, device="cuda", cache=cache)
+        LocalEngine(registry, settings=EngineSettings(device="cuda"), cache=cache)
 
 
 def test_the_noise_of_a_seed_is_for_ever() -> None:

@@ -13,11 +13,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from serving import model as model_module
-from serving.adapters import read_adapter
+from serving.adapters.lora import read_adapter
+from serving.backends.onnx.backend import OnnxBackend
+from serving.backends.onnx.graph import Cores, Graph, expected_weights
 from serving.errors import ModelError
-from serving.graph import Cores, Graph, expected_weights
-from serving.lane import Lane
 from serving.model import graphs_folder, open_model
+from serving.settings import EngineSettings
 from serving.weights import read_file, read_part
 
 
@@ -85,8 +86,7 @@ def test_graphs_in_the_directory_are_used_and_fit_only_their_architecture(
     shutil.copytree(graphs_folder(open_model(str(tiny_model), cache), cache), copy / "onnx")
     model = open_model(str(copy), tmp_path)
     assert graphs_folder(model, tmp_path) == copy / "onnx"
-    session = Lane(model, tmp_path, 1).session(None, 1.0)
-    assert session.text(["a"])[0].shape == (20, 32)
+    OnnxBackend(model, EngineSettings(threads=1), tmp_path, 2).close()
     weights = read_part(copy / "unet")
     del weights["conv_in.bias"]
     with pytest.raises(ModelError, match=r"needs the weight conv_in\.bias"):

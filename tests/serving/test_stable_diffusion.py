@@ -10,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from serving.engine import Job, LocalEngine
+from serving.noise import initial_noise
 from serving.registry import Registry
-from serving.slots import initial_noise
+from serving.settings import EngineSettings
 from serving.variant import Variant
 
 
@@ -31,7 +32,7 @@ def reference(folder: Path, prompt: str, seed: int, steps: int, guidance: float,
 
 @pytest.fixture(scope="module")
 def engine(cache: Path, tmp_path_factory: pytest.TempPathFactory):
-    engine = LocalEngine(Registry(str(tmp_path_factory.mktemp("registry"))), cache=cache, threads=1)
+    engine = LocalEngine(Registry(str(tmp_path_factory.mktemp("registry"))), cache=cache, settings=EngineSettings(threads=1))
     yield engine
     engine.close()
 
@@ -96,7 +97,7 @@ def test_serving_never_imports_torch(tiny_model: Path, cache: Path, tmp_path: Pa
     code = (
         "import sys, pathlib\n"
         "from serving.engine import Job, LocalEngine\nfrom serving.registry import Registry\nfrom serving.variant import Variant\n"
-        f"engine = LocalEngine(Registry({str(tmp_path)!r}), cache=pathlib.Path({str(cache)!r}), threads=1)\n"
+        f"engine = LocalEngine(Registry({str(tmp_path)!r}), cache=pathlib.Path({str(cache)!r}))\n"
         f"variant = Variant(model={str(tiny_model)!r}, steps=2)\nengine.load(variant)\n"
         "assert engine.submit(Job(variant=variant, prompt='a', seed=1)).result(60).rgb.shape == (32, 32, 3)\n"
         "assert not {'torch', 'diffusers', 'transformers', 'onnx'} & set(sys.modules), 'imported a training package'\n"

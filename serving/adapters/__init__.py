@@ -1,0 +1,1 @@
+"""LoRA files: read, merged into weights, laid out in banks that a network reads row by row."""

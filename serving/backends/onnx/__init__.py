@@ -1,0 +1,1 @@
+"""Exported graphs in ONNX Runtime: weights given from memory, adapters beside them."""
