@@ -1,18 +1,23 @@
 """The engines of the configuration behind one face: loads variants off the loop, remembers what is loaded, submits jobs."""
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from gateway.config import EngineSection
-from serving.engine import Job, Loaded, LocalEngine, Picture
+from serving.engine import Job, Loaded, LocalEngine, Picture, Preview
 from serving.registry import Registry
 from serving.variant import Variant
 
 log = logging.getLogger(__name__)
+
+
+Watch = Callable[[int, Preview], None]
 
 
 class Engines:
@@ -49,9 +54,22 @@ class Engines:
             future = self._loading[variant] = self._loader.submit(self._load, variant)
         return future
 
-    def submit(self, variant: Variant, jobs: Sequence[Job]) -> list[Future[Picture]]:
-        """Queue the jobs of one request, all or none. Raises Busy."""
-        return self._engine(variant.engine).submit_all(jobs)
+    async def draw(
+        self, variant: Variant, jobs: Sequence[Job], *, deadline_seconds: float | None = None, watch: Watch | None = None
+    ) -> list[Picture]:
+        """Make the pictures of one request, all or none. `watch` gets each preview with the index of its job, on the event loop.
+
+        Cancelling the call gives the places of its images back within a step. Raises Busy, ModelError, Late, or what the engine raises.
+        """
+        loop = asyncio.get_running_loop()
+        watchers = [partial(_tell, loop, watch, i) for i in range(len(jobs))] if watch else None
+        futures = self._engine(variant.engine).submit_all(jobs, deadline_seconds=deadline_seconds, watch=watchers)
+        together = asyncio.gather(*map(asyncio.wrap_future, futures))
+        try:
+            return await together
+        finally:
+            for future in futures:
+                future.cancel()
 
     def queue_seconds(self) -> float:
         """Predicted seconds of work that waits, over all engines."""
@@ -78,3 +96,9 @@ class Engines:
                     self._registry, settings=settings, cache=self._cache, max_queue_seconds=self._max_queue_seconds
                 )
             return self._engines[name]
+
+
+def _tell(loop: asyncio.AbstractEventLoop, watch: Watch, index: int, preview: Preview) -> None:
+    """From the engine's thread to the loop."""
+    with contextlib.suppress(RuntimeError):  # the loop is gone: so is whoever watched
+        loop.call_soon_threadsafe(watch, index, preview)

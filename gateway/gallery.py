@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from analytics.facts import GalleryPicture
 from gateway.engines import Engines
-from gateway.pictures import encode_picture
+from gateway.pictures import png_of
 from serving.engine import Job
 from serving.errors import Busy, ModelError
 from serving.variant import Variant
@@ -43,9 +43,8 @@ class Gallery:
         key = (variant, prompt, seed)
         if key not in self._kept:
             await self._engines.load(variant)
-            (future,) = self._engines.submit(variant, [Job(variant=variant, prompt=prompt, seed=seed)])
-            picture = await asyncio.wrap_future(future)
-            self._kept[key] = await asyncio.to_thread(encode_picture, picture.rgb, "png")
+            (picture,) = await self._engines.draw(variant, [Job(variant=variant, prompt=prompt, seed=seed)])
+            self._kept[key] = await asyncio.to_thread(png_of, picture)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return self._kept[key]

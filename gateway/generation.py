@@ -3,15 +3,12 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from analytics.events import Event, derived_id, new_id, utc_now
 from gateway.engines import Engines
@@ -55,10 +52,10 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """What came of it: the provenance and the pixels per picture, by position."""
+    """What came of it: the provenance and the pictures, by position."""
 
     record: GenerationRecord
-    rgb: list[NDArray[np.uint8]]
+    pictures: list[Picture]
     steps: int
     fallback: str = ""
 
@@ -128,13 +125,12 @@ async def _attempt(
             for seed in started.seeds
         ]
         try:
-            futures = engines.submit(variant, jobs)
+            pictures = await _unless_gone(engines.draw(variant, jobs, deadline_seconds=timeout_seconds), gone)
         except Busy as busy:
             raise Overloaded(
                 f"about {engines.queue_seconds():.0f} s of work is waiting; try again in {busy.retry_after_seconds:.0f} s",
                 headers=retry_after(busy.retry_after_seconds),
             ) from None
-        pictures = await _wait(futures, gone)
     record = GenerationRecord(
         generation_id=started.generation_id,
         created_at=started.created_at,
@@ -156,32 +152,20 @@ async def _attempt(
         context=started.request.context or {},
         images=tuple(PictureRecord(new_id(), position, seed) for position, seed in enumerate(started.seeds)),
     )
-    return Finished(record, [picture.rgb for picture in pictures], variant.steps, fallback)
+    return Finished(record, pictures, variant.steps, fallback)
 
 
-async def _wait(futures: Sequence[Future[Picture]], gone: asyncio.Event) -> list[Picture]:
-    """All pictures. When the client goes away, jobs that still wait are cancelled; those under way run to their end."""
-    together: asyncio.Future[list[Picture | BaseException]] = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-    leaving = asyncio.create_task(gone.wait())
-    waiting: list[asyncio.Future[Any]] = [together, leaving]
+async def _unless_gone(drawing: Coroutine[Any, Any, list[Picture]], gone: asyncio.Event) -> list[Picture]:
+    """The pictures. When the client goes away, the engine gives their places to others at its next step. Raises ClientGone."""
+    task, leaving = asyncio.create_task(drawing), asyncio.create_task(gone.wait())
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not together.done():
-            for future in futures:
-                future.cancel()
-        results = await together
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone("the client went away")
+        return task.result()
     finally:
         leaving.cancel()
-        for future in futures:
-            future.cancel()
-    pictures: list[Picture] = []
-    for result in results:
-        if isinstance(result, asyncio.CancelledError):
-            raise ClientGone("the client went away")
-        if isinstance(result, BaseException):
-            raise result
-        pictures.append(result)
-    return pictures
+        task.cancel()
 
 
 async def _size(variant: Variant, engines: Engines) -> tuple[int, int]:

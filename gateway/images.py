@@ -17,7 +17,7 @@ from gateway import generation
 from gateway.access import needs
 from gateway.generation import Finished, Started
 from gateway.image_request import Format, ImageRequest
-from gateway.pictures import MEDIA_TYPES, convert_picture, encode_picture
+from gateway.pictures import MEDIA_TYPES, convert_picture, png_of
 from gateway.problems import ClientGone, InvalidRequest, NotFound, Overloaded, Problem, Unavailable
 from gateway.running import Gateway
 from gateway.wire import decode
@@ -93,11 +93,11 @@ async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event) -> A
         raise
     wanted, record = started.request, finished.record
     output_format = wanted.output_format or "png"
-    files = await asyncio.gather(
-        *(asyncio.to_thread(encode_picture, rgb, output_format, wanted.output_compression) for rgb in finished.rgb)
-    )
-    pngs = (
-        files if output_format == "png" else await asyncio.gather(*(asyncio.to_thread(encode_picture, rgb, "png") for rgb in finished.rgb))
+    pngs = await asyncio.gather(*(asyncio.to_thread(png_of, picture) for picture in finished.pictures))
+    files = (
+        pngs
+        if output_format == "png"
+        else await asyncio.gather(*(asyncio.to_thread(convert_picture, png, output_format, wanted.output_compression) for png in pngs))
     )
     claims = record.claims()
     gateway.recent.put(claims)
