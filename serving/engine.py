@@ -73,6 +73,7 @@ class LocalEngine:
             if adapter is not None:
                 lane.backend.admit(adapter, variant.adapter_scale)
                 use = AdapterUse(adapter.digest, variant.adapter_scale, adapter.path)
+                self._leave_room(lane)
             by_content = adapter.digest if adapter and not str(variant.adapter).startswith("registry:") else None
             model = lane.model
             loaded = Loaded(variant.digest(model.digest, by_content), model.width, model.height, lane.name)
@@ -85,9 +86,8 @@ class LocalEngine:
         if key in self._lanes:
             return self._lanes[key]
         settings = self.settings
-        check_fits(
-            variant.model, needed_bytes(model, settings), sum(lane.backend.model_bytes for lane in self._lanes.values()), self._budget
-        )
+        used = sum(lane.device_bytes for lane in self._lanes.values())
+        check_fits(variant.model, needed_bytes(model, settings), used, self._budget)
         rows = settings.rows or (STRICT_ROWS if settings.mode == "strict" else None)
         places = rows or LARGEST_ROWS
         backend = open_backend(variant.backend, model, settings, self._cache, places)
@@ -100,6 +100,14 @@ class LocalEngine:
         with self._wake:
             self._lanes[key] = self._by_name[lane.name] = lane
         return lane
+
+    def _leave_room(self, lane: Lane) -> None:
+        """As many entries as the memory has room for. Raises ModelError when there is not even one."""
+        others = sum(other.device_bytes for other in self._lanes.values() if other is not lane)
+        entry, room = lane.backend.entry_bytes, self._budget - others - lane.backend.model_bytes
+        if entry > room:
+            check_fits(f"{lane.name} with an adapter", lane.backend.model_bytes + entry, others, self._budget)
+        lane.capacity = max(1, min(self.settings.adapters, room // max(1, entry)))
 
     def _lane_name(self, folder: Path, key: tuple[str, str, str]) -> str:
         """`emoji-64-64x64`, and more where that is taken."""
@@ -163,7 +171,7 @@ class LocalEngine:
                 if not lane.busy:  # it has not saved up time while it was idle
                     others = [other.virtual_seconds for other in self._by_name.values() if other.busy]
                     lane.virtual_seconds = max(lane.virtual_seconds, min(others, default=lane.virtual_seconds))
-                lane.waiting.append(slot)
+                lane.enqueue(slot)
             self._wake.notify()
         return [slot.future for slot in slots]
 

@@ -16,8 +16,8 @@ def find_knee(seconds_of: Callable[[int], float], largest: int = LARGEST_ROWS) -
     """
     began, rows, measured = time.perf_counter(), 2, dict[int, float]()
     while rows <= largest:
-        seconds_of(rows)  # the first call of a shape allocates
-        measured[rows] = min(seconds_of(rows), seconds_of(rows))
+        first = seconds_of(rows)  # the first call of a shape allocates: where calls are short, that is most of it
+        measured[rows] = first if first > SECONDS_FOR_ALL / 4 else min(seconds_of(rows), seconds_of(rows))
         if time.perf_counter() - began > SECONDS_FOR_ALL:
             break
         if rows >= 8 and rows / measured[rows] < 1.02 * max(r / s for r, s in measured.items() if r < rows):

@@ -23,7 +23,8 @@ class Lane:
     """First come, first served, whatever the variant; every image in the making moves one step at every tick.
 
     `waiting` belongs to the engine's lock; everything else to the engine's thread, but for decoding where the backend
-    decodes apart. `virtual_seconds` is device time per image, by which lanes take turns.
+    decodes apart. `virtual_seconds` is device time per image, by which lanes take turns; `capacity` is how many adapters lie on
+    the device at once.
     """
 
     def __init__(
@@ -34,11 +35,11 @@ class Lane:
         self.active: list[Slot] = []
         self.finished: list[Slot] = []
         self.virtual_seconds = 0.0
-        self.rows_cap = places
+        self.rows_cap, self.capacity = places, adapters
         # predictions for the queue, corrected by every call
         self.row_seconds = self.decode_seconds = self.tick_seconds = 0.0
         self.tally = LaneTally()
-        self._tallies, self._capacity, self._wake = tallies, adapters, wake
+        self._tallies, self._wake, self._waiting_row_steps = tallies, wake, 0
         self._free = list(range(places))
         self._entries: OrderedDict[tuple[str, float], int] = OrderedDict()
         self._tables: dict[tuple[Scheduler, int], Table] = {}
@@ -102,7 +103,18 @@ class Lane:
 
     def predicted_seconds(self) -> float:
         """Predicted work for everything that is here. Under the engine's lock."""
-        return sum(self.seconds_left(slot) for slots in (self.waiting, self.active, self.finished) for slot in tuple(slots))
+        under_way = sum(self.seconds_left(slot) for slots in (self.active, self.finished) for slot in tuple(slots))
+        return self._waiting_row_steps * self.row_seconds + len(self.waiting) * self.decode_seconds + under_way
+
+    def enqueue(self, slot: Slot) -> None:
+        """To the end of the queue. Under the engine's lock."""
+        self.waiting.append(slot)
+        self._waiting_row_steps += slot.rows * slot.steps_left
+
+    def _dequeue(self) -> Slot:
+        slot = self.waiting.popleft()
+        self._waiting_row_steps -= slot.rows * slot.steps_left
+        return slot
 
     def admit(self, now: float) -> None:
         """Take from the queue what there is room for, in order; what was cancelled or is late costs nothing. Under the engine's lock."""
@@ -110,18 +122,14 @@ class Lane:
         while self.waiting:
             slot = self.waiting[0]
             if slot.future.cancelled() or now > slot.deadline:
-                self.waiting.popleft()
-                if not slot.future.cancelled():
-                    self._fail([slot], Late("the deadline passed while the image waited in the queue"))
-                else:
-                    self._tallies.cancelled(slot)
+                self._fail([self._dequeue()], Late("the deadline passed while the image waited in the queue"))
                 continue
             if not self._free or (slot.rows > room and self.active):
                 return
             entry = self._entry(slot.recipe.adapter)
             if entry is None:
                 return
-            self.waiting.popleft()
+            self._dequeue()
             slot.place, slot.entry, slot.admitted = self._free.pop(), entry, now
             room -= slot.rows
             self.active.append(slot)
@@ -133,8 +141,12 @@ class Lane:
         key = (use.digest, use.scale)
         if key not in self._entries:
             used = {slot.entry for slot in self.active}
-            if len(self._entries) < self._capacity:
-                entry = next(i for i in range(1, self._capacity + 1) if i not in map(abs, self._entries.values()))
+            if len(self._entries) < self.capacity:
+                # an adapter that was forgotten may still be under way in its entry
+                taken = used.union(map(abs, self._entries.values()))
+                entry = next((i for i in range(1, self.capacity + 1) if i not in taken), 0)
+                if not entry:
+                    return None
             else:
                 victim = next((other for other, entry in self._entries.items() if abs(entry) not in used), None)
                 if victim is None:
@@ -144,6 +156,11 @@ class Lane:
             self._entries[key] = -entry  # to be attached
         self._entries.move_to_end(key)
         return abs(self._entries[key])
+
+    @property
+    def device_bytes(self) -> int:
+        """What the model and the adapters that lie beside it take."""
+        return self.backend.model_bytes + len(self._entries) * self.backend.entry_bytes
 
     def forget(self, use: AdapterUse) -> None:
         """An adapter that no variant names any more leaves its entry."""
