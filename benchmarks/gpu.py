@@ -115,7 +115,7 @@ class Modules:
     def step_ms(self, rows: int) -> tuple[float, float]:
         """Median milliseconds of one UNet call on `rows` rows: eager, and as a CUDA graph."""
         height, width = self.model.latent_height, self.model.latent_width
-        sample = torch.randn(rows, self.model.unet.in_channels, height, width, device=self.device, dtype=self.dtype)
+        sample = torch.randn(rows, self.model.vae.latent_channels, height, width, device=self.device, dtype=self.dtype)
         timesteps = torch.full((rows,), 500.0, device=self.device)
         embedded = self._embed(["a red heart"]).expand(rows, -1, -1).contiguous()
 

@@ -15,29 +15,36 @@ import msgspec
 
 from serving.backends.onnx.graph import GRAPH_FORMAT
 from serving.errors import ModelError
+from serving.layouts import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Layout, read_layout
 from serving.samplers import SchedulerConfig
 from serving.weights import weight_files
 
 PACKAGED = Path(__file__).parent / "models"
-GRAPHS = ("text_encoder", "unet", "vae_decoder")
-_PARTS = {
-    "text_encoder": "CLIPTextModel",
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "tokenizer": "CLIPTokenizer",
-    "scheduler": "",
-}
+GRAPHS = tuple(STABLE_DIFFUSION.graphs)
 _EXPORT_NEEDS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
 LARGEST_SIDE = 4096
 T = TypeVar("T")
 
 
-class UnetConfig(msgspec.Struct, frozen=True):
-    """What serving reads of `unet/config.json`. `sample_size` is in latent pixels, one number or [height, width]."""
+class NetworkConfig(msgspec.Struct, frozen=True):
+    """What serving reads of `unet/config.json` or `transformer/config.json`.
+
+    `sample_size` is in latent pixels, one number or [height, width]. A UNet halves them between its blocks, a transformer cuts
+    them into patches, of which it knows `pos_embed_max_size` a side.
+    """
 
     in_channels: int = 4
     sample_size: int | list[int] | None = None
     block_out_channels: tuple[int, ...] = (64,)
+    addition_embed_type: str | None = None
+    patch_size: int = 1
+    pos_embed_max_size: int | None = None
+    joint_attention_dim: int = 4096
+
+    @property
+    def unit(self) -> int:
+        """Sides must be a multiple of so many latent pixels."""
+        return int(self.patch_size * 2 ** (len(self.block_out_channels) - 1))
 
 
 class VaeConfig(msgspec.Struct, frozen=True):
@@ -47,25 +54,36 @@ class VaeConfig(msgspec.Struct, frozen=True):
     block_out_channels: tuple[int, ...] = (64,)
     scaling_factor: float = 0.18215
     shift_factor: float | None = None
+    latents_mean: list[float] | None = None
 
 
 class TextConfig(msgspec.Struct, frozen=True):
-    """What serving reads of `text_encoder/config.json`."""
+    """What serving reads of the configuration of a text encoder; T5's has no number of positions."""
 
     max_position_embeddings: int = 77
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A checked model directory. `digest` is over the files that decide the pixels; `height` and `width` are in pixels."""
+    """A checked model directory. `digest` is over the files that decide the pixels; `height` and `width` are in pixels.
+
+    `texts` by part. `zero_when_no_negative`: without a negative prompt the network is conditioned on zeros, not on an empty text.
+    """
 
     folder: Path
     digest: str
+    layout: Layout
     scheduler: SchedulerConfig
-    unet: UnetConfig
+    network: NetworkConfig
     vae: VaeConfig
-    text: TextConfig
+    texts: dict[str, TextConfig]
     latent_height: int
     latent_width: int
+    zero_when_no_negative: bool = False
+
+    @property
+    def text(self) -> TextConfig:
+        """The first text encoder's."""
+        return self.texts["text_encoder"]
 
     @property
     def magnification(self) -> int:
@@ -110,31 +128,43 @@ def open_model(name: str, cache: Path) -> Model:
             raise ModelError(f"model {name!r} needs the package {package!r} to be served in this process; pip install 'salon[local]'")
     folder = locate(name)
     index = _json(folder / "model_index.json", dict[str, object])
-    for part, expected in _PARTS.items():
-        entry = index.get(part)
-        named = str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else ""
-        if expected and named.removesuffix("Fast") != expected:
-            raise ModelError(f"{folder}/model_index.json: {part} is {entry!r}; only {expected} is served (Stable Diffusion 1.x layout)")
+    layout = read_layout(index, f"{folder}/model_index.json")
+    tokenizers = [tokenizer for tokenizer, _ in layout.tokenizers.values()]
+    for part in (*layout.parts, *tokenizers, "scheduler"):
         if not (folder / part).is_dir():
             raise ModelError(f"{folder / part}: is missing, though model_index.json names it; copy the whole model directory")
-    unet, vae = _json(folder / "unet/config.json", UnetConfig), _json(folder / "vae/config.json", VaeConfig)
-    if unet.in_channels != vae.latent_channels:
-        raise ModelError(
-            f"{folder}/unet/config.json: in_channels {unet.in_channels} is not the vae's {vae.latent_channels} latent channels"
-        )
-    side = unet.sample_size if unet.sample_size is not None else 64
+    network, vae = _json(folder / layout.network / "config.json", NetworkConfig), _json(folder / "vae/config.json", VaeConfig)
+    _check(folder, layout, network, vae)
+    side = network.sample_size if network.sample_size is not None else 64
     height, width = side if isinstance(side, list) else (side, side)
+    scheduler = _json(folder / "scheduler/scheduler_config.json", SchedulerConfig)
+    if layout.pipeline == STABLE_DIFFUSION.pipeline:
+        # diffusers' StableDiffusionPipeline sets the offset to 1 whatever the file says
+        scheduler = msgspec.structs.replace(scheduler, steps_offset=1)
     return Model(
         folder,
-        _digest(folder, cache),
-        # diffusers' StableDiffusionPipeline sets the offset to 1 whatever the file says
-        msgspec.structs.replace(_json(folder / "scheduler/scheduler_config.json", SchedulerConfig), steps_offset=1),
-        unet,
+        _digest(folder, layout, cache),
+        layout,
+        scheduler,
+        network,
         vae,
-        _json(folder / "text_encoder/config.json", TextConfig),
+        {part: _json(folder / part / "config.json", TextConfig) for part in layout.text_encoders},
         height,
         width,
+        # StableDiffusionXLPipeline: true where the file says nothing
+        layout.pipeline == STABLE_DIFFUSION_XL.pipeline and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
+
+
+def _check(folder: Path, layout: Layout, network: NetworkConfig, vae: VaeConfig) -> None:
+    told = f"{folder / layout.network}/config.json"
+    if network.in_channels != vae.latent_channels:
+        raise ModelError(f"{told}: in_channels {network.in_channels} is not the vae's {vae.latent_channels} latent channels")
+    wanted = "text_time" if layout.pipeline == STABLE_DIFFUSION_XL.pipeline else None
+    if network.addition_embed_type != wanted:
+        raise ModelError(f"{told}: addition_embed_type is {network.addition_embed_type!r}; {layout.name} has {wanted!r}")
+    if vae.latents_mean is not None:
+        raise ModelError(f"{folder}/vae/config.json: latents_mean is not served; name a model whose latents are not shifted by channel")
 
 
 def at_size(model: Model, size: str | None) -> Model:
@@ -142,13 +172,13 @@ def at_size(model: Model, size: str | None) -> Model:
     if size is None:
         return model
     width, height = (int(side) for side in size.split("x"))
-    unit = model.magnification * 2 ** (len(model.unet.block_out_channels) - 1)
+    unit = model.magnification * model.network.unit
+    known = model.network.pos_embed_max_size
+    largest = LARGEST_SIDE if known is None else min(LARGEST_SIDE, unit * known)
     for name, side in (("width", width), ("height", height)):
-        if side % unit or not unit <= side <= LARGEST_SIDE:
-            near = min(max(unit, round(side / unit) * unit), LARGEST_SIDE // unit * unit)
-            raise ModelError(
-                f"size {size!r}: the {name} {side} is not a multiple of {unit} between {unit} and {LARGEST_SIDE}; {near} would be"
-            )
+        if side % unit or not unit <= side <= largest:
+            near = min(max(unit, round(side / unit) * unit), largest // unit * unit)
+            raise ModelError(f"size {size!r}: the {name} {side} is not a multiple of {unit} between {unit} and {largest}; {near} would be")
     return msgspec.structs.replace(model, latent_height=height // model.magnification, latent_width=width // model.magnification)
 
 
@@ -158,8 +188,8 @@ def graphs_folder(model: Model, cache: Path) -> Path:
     Graphs hold no weights, so models of one architecture share those in the cache. The export runs in a process of
     its own, so that torch never enters this one. Raises ModelError.
     """
-    for folder in (model.folder / "onnx", exported := cache / "graphs" / _architecture(model.folder)):
-        if all((folder / f"{graph}.{kind}").is_file() for graph in GRAPHS for kind in ("onnx", "json")):
+    for folder in (model.folder / "onnx", exported := cache / "graphs" / _architecture(model)):
+        if all((folder / f"{graph}.{kind}").is_file() for graph in model.layout.graphs for kind in ("onnx", "json")):
             return folder
     if lacking := [package for package in _EXPORT_NEEDS if importlib.util.find_spec(package) is None]:
         raise ModelError(
@@ -182,30 +212,32 @@ def graphs_folder(model: Model, cache: Path) -> Path:
     return exported
 
 
-def _architecture(folder: Path) -> str:
-    """A digest of what decides the graphs: the three configurations without notes of origin."""
+def _architecture(model: Model) -> str:
+    """A digest of what decides the graphs: the configurations of the parts without notes of origin."""
     notes = {"_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
-    configs = [_json(folder / part / "config.json", dict[str, object]) for part in ("text_encoder", "unet", "vae")]
+    configs = [_json(model.folder / part / "config.json", dict[str, object]) for part in model.layout.parts]
     facts = [GRAPH_FORMAT, *(sorted((key, value) for key, value in config.items() if key not in notes) for config in configs)]
     return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
 
 
 def weight_paths(model: Model) -> list[Path]:
     """Every weight file of the model. Raises ModelError."""
-    return [path for part in ("text_encoder", "unet", "vae") for path in weight_files(model.folder / part)]
+    return [path for part in model.layout.parts for path in weight_files(model.folder / part)]
 
 
-def _files(folder: Path) -> list[Path]:
-    small = ["model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in ("text_encoder", "unet", "vae"))]
-    tokenizer = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
-    files = [folder / name for name in small] + [path for name in tokenizer if (path := folder / "tokenizer" / name).is_file()]
-    for part in ("text_encoder", "unet", "vae"):
+def _files(folder: Path, layout: Layout) -> list[Path]:
+    small = ["model_index.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in layout.parts)]
+    files = [folder / name for name in small]
+    for tokenizer, _ in layout.tokenizers.values():
+        names = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
+        files += [path for name in names if (path := folder / tokenizer / name).is_file()]
+    for part in layout.parts:
         files += weight_files(folder / part)
     return files
 
 
-def _digest(folder: Path, cache: Path) -> str:
-    files = _files(folder)
+def _digest(folder: Path, layout: Layout, cache: Path) -> str:
+    files = _files(folder, layout)
     try:
         seen = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
         kept = cache / "digests" / hashlib.sha256(msgspec.json.encode(seen)).hexdigest()
