@@ -6,7 +6,7 @@ import msgspec
 
 from serving.variant import Variant
 
-DECIDES_PIXELS = ("model", "adapter", "adapter_scale", "steps", "guidance", "scheduler", "size")
+DECIDES_PIXELS = ("model", "adapter", "adapter_scale", "steps", "guidance", "scheduler", "size", "served_as")
 
 
 def portable(variant: Variant, folder: Path) -> Variant:

@@ -12,6 +12,7 @@ from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
 from analytics.settings import AnalyticsSettings, Document, analytics_settings
 from serving.errors import ModelError
 from serving.model import locate
+from serving.remote.settings import RemoteSettings
 from serving.settings import Dtype, EngineSettings
 from serving.variant import ExtendsError, Variant, inherit
 
@@ -58,10 +59,17 @@ class RegistrySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[engines.NAME]`: in this process on `device`, with the settings of `serving.settings.EngineSettings`, or remote at `url`."""
+    """`[engines.NAME]`: in this process on `device`, with the settings of `serving.settings.EngineSettings`, or remote at `url`.
 
-    device: str | None = None
-    url: str | None = None
+    Several devices are several engines of this process, several urls are workers that share the load. Beside `url`, `device` and the
+    rest are what a worker that reads this file as `salon engine NAME` runs with. `model` names the model of a server that is not
+    Salon's. `token` is sent as a bearer token: "env:NAME" or "file:PATH".
+    """
+
+    device: str | tuple[str, ...] | None = None
+    url: str | tuple[str, ...] | None = None
+    model: Annotated[str, msgspec.Meta(pattern=r"^[^/\s]{1,200}$")] | None = None
+    token: str | None = None
     mode: Literal["fast", "strict"] = "fast"
     rows: int | None = None
     adapters: int = 16
@@ -71,15 +79,33 @@ class EngineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        if (self.device is None) == (self.url is None):
-            raise ValueError("give either `device` (in this process) or `url` (remote), not both")
-        if self.device is not None:
-            self.settings()
+        if self.device is None and self.url is None:
+            raise ValueError("give `device` (in this process) or `url` (remote)")
+        if self.url is None and (self.model, self.token) != (None, None):
+            raise ValueError("`model` and `token` are for a remote engine; give its `url` too")
+        if not self.devices:
+            raise ValueError('device is an empty list; name one, such as "cpu"')
+        for device in self.devices:
+            self.settings(device)
+        _ = self.remote
 
-    def settings(self) -> EngineSettings:
-        """How the engine in this process runs. Raises ValueError."""
-        told = {name: getattr(self, name) for name in EngineSettings.__struct_fields__ if name != "threads"}
-        return msgspec.convert(told, EngineSettings)
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Where engines run in the process that serves this section: "cpu" unless told."""
+        return (self.device or "cpu",) if not isinstance(self.device, tuple) else self.device
+
+    def settings(self, device: str | None = None) -> EngineSettings:
+        """How the engine on `device` (default: the first) runs. Raises ValueError."""
+        told = {name: getattr(self, name) for name in EngineSettings.__struct_fields__ if name not in ("threads", "device")}
+        return msgspec.convert({**told, "device": device or self.devices[0]}, EngineSettings)
+
+    @property
+    def remote(self) -> RemoteSettings | None:
+        """How a client reaches the engine; None for one in this process. Raises ValueError."""
+        if self.url is None:
+            return None
+        urls = self.url if isinstance(self.url, tuple) else (self.url,)
+        return RemoteSettings(urls=urls, model=self.model, token=self.token)
 
 
 class RouteSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +158,7 @@ def load(document: Document) -> Config:
         document.tables.update({name: dict(table) for name, table in DEFAULT_TABLES.items()})
     gateway = document.section("gateway", GatewaySection)
     parse_listen(document, gateway.listen)
-    engines = {"local": EngineSection(device="cpu"), **document.named("engines", EngineSection)}
+    engines = {"local": EngineSection(device="cpu"), **_engines(document)}
     variants = _variants(document, engines)
     routes = document.named("routes", RouteSection)
     if not routes:
@@ -176,6 +202,16 @@ def parse_listen(document: Document, listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def _engines(document: Document) -> dict[str, EngineSection]:
+    """The sections, with the path of a token's file made absolute."""
+    sections = document.named("engines", EngineSection)
+    for name, section in sections.items():
+        if section.token is not None and section.token.startswith("file:"):
+            path = document.folder / section.token.removeprefix("file:").removeprefix("//")
+            sections[name] = msgspec.structs.replace(section, token=f"file:{path}")
+    return sections
+
+
 def _var(analytics: AnalyticsSettings, document: Document) -> Path:
     """Where the gateway keeps its own small state: beside the local log."""
     log, kafka = analytics.events.log, analytics.events.kafka
@@ -195,11 +231,37 @@ def _variants(document: Document, engines: Mapping[str, EngineSection]) -> dict[
 def _variant(document: Document, keys: tuple[str, str], full: dict[str, Any], engines: Mapping[str, EngineSection]) -> Variant:
     variant = document.convert(keys, full, Variant)
     document.check_names((*keys, "engine"), [variant.engine], engines)
-    if engines[variant.engine].url is not None:
-        raise document.wrong((*keys, "engine"), f"{variant.engine!r} is remote; remote engines are not built yet, use one with `device`")
+    engine = engines[variant.engine]
+    if engine.model is not None:
+        return _foreign(document, keys, variant)
+    if engine.url is not None:
+        return _on_worker(document, variant)
     model = _model(document, (*keys, "model"), variant.model)
     adapter = _adapter(document, (*keys, "adapter"), variant.adapter) if variant.adapter is not None else None
     return msgspec.structs.replace(variant, model=model, adapter=adapter)
+
+
+def _on_worker(document: Document, variant: Variant) -> Variant:
+    """Paths are made absolute and looked for where they are needed: on the worker's disk."""
+
+    def place(value: str) -> str:
+        return value if value.startswith(("salon/", "registry:")) else str(document.folder / value)
+
+    return msgspec.structs.replace(variant, model=place(variant.model), adapter=place(variant.adapter) if variant.adapter else None)
+
+
+def _foreign(document: Document, keys: tuple[str, str], variant: Variant) -> Variant:
+    """A variant of a server that is not Salon's, which knows by its name what it is."""
+    if variant.size is None:
+        raise document.wrong(
+            (*keys, "size"), f'is missing; a server that is not Salon\'s ([engines.{variant.engine}] model) needs it: "512x512"'
+        )
+    if variant.adapter is not None:
+        raise document.wrong(
+            (*keys, "adapter"),
+            f"{variant.adapter!r}: a server that is not Salon's takes none; load it there, and name the variant after it",
+        )
+    return msgspec.structs.replace(variant, served_as=variant.served_as or keys[1])
 
 
 def _model(document: Document, keys: tuple[str, ...], value: str) -> str:

@@ -24,7 +24,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `model` is a packaged model (`salon/emoji-64`) or a directory in diffusers layout; `adapter` names a LoRA
     (`registry:NAME@sha256:HEX`, or a directory). `guidance` 1 means no guidance. `size` is WIDTHxHEIGHT in pixels, by default
-    what the model was made for.
+    what the model was made for. `served_as` is what a server that is not Salon's calls the variant.
     """
 
     model: str
@@ -36,6 +36,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     adapter: str | None = None
     adapter_scale: Annotated[float, msgspec.Meta(ge=-4.0, le=4.0)] = 1.0
     size: Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] | None = None
+    served_as: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
 
     def digest(self, model_digest: str, adapter_digest: str | None = None) -> str:
         """`sha256:` + 64 hex digits over what decides the pixels: `model_digest` (of the model's files), adapter, sampler.

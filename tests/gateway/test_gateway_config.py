@@ -96,11 +96,52 @@ def test_an_inherited_value_is_refused_where_it_was_written(folder):
         read(folder, child + GOOD.replace(child, "").replace("steps = 7", "steps = 0").lstrip())
 
 
-def test_a_remote_engine_is_refused_only_where_a_variant_uses_it(folder):
-    declared = '[engines.gpu]\nurl = "http://engine:8000"\n' + GOOD
-    read(folder, declared)
-    with pytest.raises(SettingsError, match="remote engines are not built yet"):
-        read(folder, declared.replace("steps = 7", 'steps = 7\nengine = "gpu"'))
+REMOTE = GOOD.replace('model = "models/tiny"', 'model = "models/elsewhere"\nengine = "gpu"')
+
+
+def test_what_a_remote_engine_needs_is_not_looked_for_here(folder):
+    config = read(folder, '[engines.gpu]\nurl = ["http://a:8000", "https://b"]\ntoken = "file:token"\ndevice = "cuda:1"\n' + REMOTE)
+    base, engine = config.variants["base"], config.engines["gpu"]
+    assert base.model == str(folder / "models/elsewhere") and base.served_as is None
+    assert engine.remote.urls == ("http://a:8000", "https://b") and engine.remote.token == f"file:{folder}/token"
+    assert engine.settings().device == "cuda:1"
+    assert config.engines["local"].remote is None
+
+
+def test_a_server_of_others_is_told_the_name_of_the_variant(folder):
+    text = '[engines.gpu]\nurl = "http://triton:8000/v1"\nmodel = "sd15"\n' + REMOTE.replace("steps = 7", 'steps = 7\nsize = "512x512"')
+    variants = read(folder, text).variants
+    assert (variants["base"].model, variants["base"].served_as, variants["vivid"].served_as) == ("models/elsewhere", "base", "vivid")
+    with pytest.raises(SettingsError, match=r"variants\.base\.size: is missing"):
+        read(folder, text.replace('size = "512x512"', ""))
+    with pytest.raises(SettingsError, match="takes none"):
+        read(folder, text.replace('size = "512x512"', 'size = "512x512"\nadapter = "lora"'))
+
+
+def test_several_devices_are_several_engines(folder):
+    engine = read(folder, '[engines.gpu]\ndevice = ["cuda:0", "cuda:1"]\n' + GOOD).engines["gpu"]
+    assert [engine.settings(device).device for device in engine.devices] == ["cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ('mode = "strict"', "give `device`"),
+        ('url = "engine:8000"', "url is 'engine:8000'; write \"http://HOST:PORT\""),
+        ("url = []", "empty list"),
+        ("device = []", "empty list"),
+        ('device = ["cpu", "gpu"]', "device is 'gpu'"),
+        ('url = ["http://a:1", "http://a:1/"]', "twice"),
+        ('url = "http://a:99999"', "HOST:PORT"),
+        ('device = "cpu"\nmodel = "sd15"', "give its `url`"),
+        ('url = "http://me:hunter2@a:1"', "holds a password"),
+        ('url = "http://a:1"\ntoken = "hunter2"', "not the token itself"),
+    ],
+)
+def test_what_is_wrong_with_an_engine_is_named_and_no_secret_is_shown(folder, section, said):
+    with pytest.raises(SettingsError) as refusal:
+        read(folder, f"[engines.gpu]\n{section}\n{GOOD}")
+    assert "engines.gpu" in str(refusal.value) and said in str(refusal.value) and "hunter2" not in str(refusal.value)
 
 
 def test_two_experiments_cannot_start_by_themselves_on_one_route(folder):
