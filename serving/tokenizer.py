@@ -1,17 +1,37 @@
-"""CLIP's tokenizer from a diffusers directory, without transformers."""
+"""The tokenizers of CLIP and T5 from a diffusers directory, without transformers."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.conditioning import T5_TOKENS
 from serving.errors import ModelError
+from serving.model import Model
 
 # CLIP's own pattern for splitting words, with Unicode classes
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _LONGEST = 10_000  # "no limit" is written as 1e30 in tokenizer_config.json
+
+
+class Tokenizer(Protocol):
+    """Text to token ids of one fixed length."""
+
+    def __call__(self, text: str) -> NDArray[np.int64]:
+        """Token ids, shape [length]."""
+        ...
+
+
+def open_tokenizers(model: Model) -> dict[str, Tokenizer]:
+    """The tokenizer of each text encoder of the model, by the encoder's part. Raises ModelError."""
+    made: dict[str, Tokenizer] = {}
+    for part, (tokenizer, kind) in model.layout.tokenizers.items():
+        folder = model.folder / tokenizer
+        made[part] = T5Tokenizer(folder) if kind == "T5Tokenizer" else ClipTokenizer(folder, model.texts[part].max_position_embeddings)
+    return made
 
 
 class ClipTokenizer:
@@ -32,28 +52,58 @@ class ClipTokenizer:
             raise ModelError(
                 f"{folder}/tokenizer_config.json: model_max_length {self.length} exceeds the text encoder's {length} positions"
             )
-        try:
-            self._tokenizer = (
-                _from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else _from_vocabulary(folder, config)
-            )
-            self._tokenizer.enable_truncation(self.length)
-        except ModelError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise ModelError(f"{folder}: the tokenizer cannot be read ({error}); copy the directory again") from None
-        self._tokenizer.no_padding()
-        token = _text(config.get("pad_token"), "<|endoftext|>")
-        pad = self._tokenizer.token_to_id(token)
-        if pad is None:
-            raise ModelError(f"{folder}: the pad_token {token!r} is not in the vocabulary; copy the directory again")
-        self._pad = int(pad)
+        self._tokenizer = _open(
+            folder, lambda: _from_file(path) if (path := folder / "tokenizer.json").is_file() else _from_vocabulary(folder, config)
+        )
+        self._tokenizer.enable_truncation(self.length)
+        self._pad = _pad(folder, self._tokenizer, _text(config.get("pad_token"), "<|endoftext|>"))
 
     def __call__(self, text: str) -> NDArray[np.int64]:
         """Token ids, shape [length]."""
-        ids = self._tokenizer.encode(text).ids
-        row = np.full(self.length, self._pad, np.int64)
-        row[: len(ids)] = ids
-        return row
+        return _filled(self._tokenizer.encode(text).ids, self.length, self._pad)
+
+
+class T5Tokenizer:
+    """Text to token ids of one fixed length: pieces, end, padding; a longer text is cut. Thread-safe."""
+
+    def __init__(self, folder: Path, length: int = T5_TOKENS) -> None:
+        """Read `tokenizer.json` of `folder`. Raises ModelError."""
+        self.length, path = length, folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"{path}: is missing, and spiece.model alone is not read; save it with transformers' T5TokenizerFast.save_pretrained"
+            )
+        self._tokenizer = _open(folder, lambda: _from_file(path))
+        self._tokenizer.enable_truncation(length)
+        self._pad = _pad(folder, self._tokenizer, _text(_read(folder / "tokenizer_config.json").get("pad_token"), "<pad>"))
+
+    def __call__(self, text: str) -> NDArray[np.int64]:
+        """Token ids, shape [length]."""
+        return _filled(self._tokenizer.encode(text).ids, self.length, self._pad)
+
+
+def _open(folder: Path, read: Callable[[], Any]) -> Any:
+    try:
+        tokenizer = read()
+    except ModelError:
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ModelError(f"{folder}: the tokenizer cannot be read ({error}); copy the directory again") from None
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _pad(folder: Path, tokenizer: Any, token: str) -> int:
+    pad = tokenizer.token_to_id(token)
+    if pad is None:
+        raise ModelError(f"{folder}: the pad_token {token!r} is not in the vocabulary; copy the directory again")
+    return int(pad)
+
+
+def _filled(ids: Sequence[int], length: int, pad: int) -> NDArray[np.int64]:
+    row = np.full(length, pad, np.int64)
+    row[: len(ids)] = ids
+    return row
 
 
 def _from_file(path: Path) -> Any:

@@ -16,7 +16,7 @@ from serving.errors import ModelError
 from serving.model import Model, graphs_folder
 from serving.noise import initial_noise
 from serving.settings import EngineSettings
-from serving.tokenizer import ClipTokenizer
+from serving.tokenizer import open_tokenizers
 from serving.weights import Weights, read_part
 
 COMFORTABLE_AREA = 1024  # latent pixels up to which rows are cheap in memory and run apart
@@ -37,16 +37,21 @@ class OnnxBackend:
         self._cores = Cores(threads, by_row=model.latent_height * model.latent_width <= COMFORTABLE_AREA)
         self._padded_rows = (settings.rows or STRICT_ROWS) if settings.mode == "strict" else 0
         self._graphs = graphs_folder(model, cache)
-        self._tokenizer = ClipTokenizer(model.folder / "tokenizer", model.text.max_position_embeddings)
-        self._unet_weights, self._text_weights = read_part(model.folder / "unet"), read_part(model.folder / "text_encoder")
+        self._tokenizers = open_tokenizers(model)
+        network = model.layout.network
+        self._unet_weights = read_part(model.folder / network)
+        self._text_weights = {part: read_part(model.folder / part) for part in model.layout.text_encoders}
         vae = read_part(model.folder / "vae")
         self._decoder = Graph(self._graphs / "vae_decoder.onnx", vae, self._cores)
-        text = TextEncoder(Graph(self._graphs / "text_encoder.onnx", self._text_weights, self._cores), self._tokenizer)
+        self._texts = {part: Graph(self._graphs / f"{part}.onnx", weights, self._cores) for part, weights in self._text_weights.items()}
+        # strict: one text at a time, so that the text encoders too see one shape
+        self._texts_at_once = 1 if self._padded_rows else None
+        text = TextEncoder(model, self._texts, self._tokenizers, at_once=self._texts_at_once)
         self._networks: dict[int, tuple[Graph, TextEncoder]] = {
-            0: (Graph(self._graphs / "unet.onnx", self._unet_weights, self._cores), text)
+            0: (Graph(self._graphs / f"{network}.onnx", self._unet_weights, self._cores), text)
         }
         self.decode_at_once = max(1, _PIXELS_PER_DECODE // (model.height * model.width))
-        self.model_bytes = sum(array.nbytes for part in (self._unet_weights, self._text_weights, vae) for array in part.values())
+        self.model_bytes = sum(array.nbytes for part in (self._unet_weights, *self._text_weights.values(), vae) for array in part.values())
         self._seats: list[Seat | None] = [None] * places
         self._positive: list[Conditioning] = [{}] * places
         self._negative: list[Conditioning] = [{}] * places
@@ -67,13 +72,15 @@ class OnnxBackend:
         """Merge and load."""
         unet, text = self._merged(adapter, scale)
         encoder = self._networks[0][1]
-        if text is not None:
-            encoder = TextEncoder(Graph(self._graphs / "text_encoder.onnx", text, self._cores), self._tokenizer)
-        self._networks[entry] = (Graph(self._graphs / "unet.onnx", unet, self._cores), encoder)
+        if text:
+            merged = {part: Graph(self._graphs / f"{part}.onnx", weights, self._cores) for part, weights in text.items()}
+            encoder = TextEncoder(self._model, self._texts | merged, self._tokenizers, at_once=self._texts_at_once)
+        self._networks[entry] = (Graph(self._graphs / f"{self._model.layout.network}.onnx", unet, self._cores), encoder)
 
-    def _merged(self, adapter: Adapter, scale: float) -> tuple[Weights, Weights | None]:
-        unet = merge(self._unet_weights, adapter, "unet", scale)
-        return unet, merge(self._text_weights, adapter, "text_encoder", scale) if "text_encoder" in adapter.modules else None
+    def _merged(self, adapter: Adapter, scale: float) -> tuple[Weights, dict[str, Weights]]:
+        unet = merge(self._unet_weights, adapter, self._model.layout.network, scale)
+        texts = {part: merge(weights, adapter, part, scale) for part, weights in self._text_weights.items() if part in adapter.modules}
+        return unet, texts
 
     def begin(self, seats: Sequence[Seat]) -> None:
         """Texts of one encoder in one call."""
@@ -83,7 +90,7 @@ class OnnxBackend:
         for encoder in {id(encoder): encoder for encoder in (self._networks[seat.entry][1] for seat in seats)}.values():
             mine = [seat for seat in seats if self._networks[seat.entry][1] is encoder]
             guided = [seat for seat in mine if seat.rows == 2]
-            made = encoder([seat.prompt for seat in mine] + [seat.negative_prompt for seat in guided])
+            made = encoder([seat.prompt for seat in mine], [seat.negative_prompt for seat in guided])
             positive |= dict(zip([seat.place for seat in mine], made[: len(mine)], strict=True))
             negative |= dict(zip([seat.place for seat in guided], made[len(mine) :], strict=True))
         noise = [initial_noise(seat.seed, shape) * np.float32(seat.table.start) for seat in seats]

@@ -81,6 +81,10 @@ class Graph:
         """Run once on all rows; returns the graph's first output."""
         return self._cores.run(self._run, inputs)
 
+    def outputs(self, **inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
+        """Run once on all rows together; returns every output, in the graph's order."""
+        return tuple(self._session.run(None, inputs))
+
     def _run(self, inputs: Inputs) -> NDArray[np.float32]:
         output: NDArray[np.float32] = self._session.run(self._output, inputs)[0]
         return output

@@ -2,30 +2,37 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serving.backends.onnx.graph import Graph
-from serving.tokenizer import ClipTokenizer
+from serving.conditioning import Array, Conditioning, condition, without_negative
+from serving.model import Model
+from serving.tokenizer import Tokenizer
 
-Array = NDArray[np.float32]
-# The network's inputs that depend on the prompt, one row of each, by the input's name.
-Conditioning = dict[str, Array]
+__all__ = ["Array", "Conditioning", "TextEncoder"]
 _TEXTS_KEPT = 4096
 
 
 class TextEncoder:
     """Prompts to conditionings; the most recent are kept. Thread-safe."""
 
-    def __init__(self, graph: Graph, tokenizer: ClipTokenizer) -> None:
-        self._graph, self._tokenizer = graph, tokenizer
-        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+    def __init__(
+        self, model: Model, graphs: Mapping[str, Graph], tokenizers: Mapping[str, Tokenizer], *, at_once: int | None = None
+    ) -> None:
+        """`graphs` and `tokenizers` by the part, one of each text encoder of the layout. `at_once`: texts of one call at most."""
+        self._model, self._graphs, self._tokenizers, self._at_once = model, graphs, tokenizers, at_once
+        self._kept: OrderedDict[tuple[str, bool], Conditioning] = OrderedDict()
         self._using = threading.Lock()  # a lane is warmed by the thread that loads it
 
-    def __call__(self, texts: Sequence[str]) -> list[Conditioning]:
-        """One conditioning per text; those not kept are made in one batch."""
+    def __call__(self, prompts: Sequence[str], negatives: Sequence[str] = ()) -> list[Conditioning]:
+        """One conditioning per prompt, then one per negative prompt; those not kept are made in one batch.
+
+        An empty negative prompt is one that nobody wrote: some models are conditioned on zeros then.
+        """
+        zero = self._model.zero_when_no_negative
+        texts = [(text, False) for text in prompts] + [(text, zero and not text) for text in negatives]
         with self._using:
             new = [text for text in dict.fromkeys(texts) if text not in self._kept]
             made = dict(zip(new, self._encode(new), strict=True)) if new else {}
@@ -37,6 +44,14 @@ class TextEncoder:
                 self._kept.popitem(last=False)
             return found
 
-    def _encode(self, texts: Sequence[str]) -> list[Conditioning]:
-        hidden = self._graph(input_ids=np.stack([self._tokenizer(text) for text in texts]))
-        return [{"encoder_hidden_states": row} for row in hidden]
+    def _encode(self, texts: Sequence[tuple[str, bool]]) -> list[Conditioning]:
+        at_once = self._at_once or len(texts)
+        made = [one for i in range(0, len(texts), at_once) for one in self._together([text for text, _ in texts[i : i + at_once]])]
+        return [without_negative(self._model, one) if zero else one for one, (_, zero) in zip(made, texts, strict=True)]
+
+    def _together(self, texts: Sequence[str]) -> list[Conditioning]:
+        said = {
+            part: graph.outputs(input_ids=np.stack([self._tokenizers[part](text) for text in texts]))
+            for part, graph in self._graphs.items()
+        }
+        return condition(self._model, said)
