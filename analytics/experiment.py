@@ -108,6 +108,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     breakdowns: tuple[str, ...] = ()
     strata: str | None = None
     exclude: Exclusion = msgspec.field(default_factory=Exclusion)
+    equalise: bool = False
 
     def __post_init__(self) -> None:
         check_weights(self.arms)

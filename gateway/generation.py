@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from gateway.engines import Engines
 from gateway.image_request import SEED_LIMIT, ImageRequest, check_size, choose_route
 from gateway.images_store import GenerationRecord, PictureRecord
 from gateway.ledger import Life
+from gateway.partial import Progress
 from gateway.plans import Plan, View
 from gateway.problems import ClientGone, GenerationFailed, Overloaded, Unavailable, retry_after
 from serving.engine import Job, Picture
@@ -52,12 +52,23 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """What came of it: the provenance and the pictures, by position."""
+    """What came of it: the provenance and the pictures, by position. `held_ms` of the record's `queue_ms` are a hold (`equalise`)."""
 
     record: GenerationRecord
     pictures: list[Picture]
     steps: int
     fallback: str = ""
+    held_ms: float = 0.0
+
+    @property
+    def latency_ms(self) -> float:
+        """What the person waited for queue, model and hold."""
+        return self.record.queue_ms + self.record.service_ms
+
+    def held(self, held_ms: float) -> "Finished":
+        """The same after it was held back; people waited for that too, so it counts as queueing."""
+        record = msgspec.structs.replace(self.record, queue_ms=self.record.queue_ms + held_ms)
+        return msgspec.structs.replace(self, record=record, held_ms=held_ms)
 
 
 async def start(request: ImageRequest, view: View, engines: Engines) -> Started:
@@ -90,14 +101,17 @@ async def start(request: ImageRequest, view: View, engines: Engines) -> Started:
     )
 
 
-async def render(started: Started, view: View, engines: Engines, gone: asyncio.Event, timeout_seconds: float) -> Finished:
+async def render(
+    started: Started, view: View, engines: Engines, gone: asyncio.Event, timeout_seconds: float, progress: Progress | None = None
+) -> Finished:
     """Make the pictures with the arm's variant; if it fails, once with what the route serves: the unit keeps its arm.
 
+    `progress` hears of unfinished pictures and of the predicted time.
     Raises Overloaded with nothing begun; ClientGone when the client went away while some still waited; GenerationFailed.
     """
     chosen = started.arm or started.plan.serve
     try:
-        return await _attempt(started, chosen, view, engines, gone, timeout_seconds, "")
+        return await _attempt(started, chosen, view, engines, gone, timeout_seconds, "", progress)
     except (Overloaded, ClientGone):
         raise
     except Exception as error:
@@ -107,7 +121,7 @@ async def render(started: Started, view: View, engines: Engines, gone: asyncio.E
         log.warning("arm %s of %s failed (%s); falling back to %s", chosen, started.experiment, error, started.plan.serve)
         cause = type(error).__name__
     try:
-        return await _attempt(started, started.plan.serve, view, engines, gone, timeout_seconds, cause)
+        return await _attempt(started, started.plan.serve, view, engines, gone, timeout_seconds, cause, progress)
     except ClientGone:
         raise
     except Exception as error:
@@ -115,17 +129,30 @@ async def render(started: Started, view: View, engines: Engines, gone: asyncio.E
 
 
 async def _attempt(
-    started: Started, name: str, view: View, engines: Engines, gone: asyncio.Event, timeout_seconds: float, fallback: str
+    started: Started,
+    name: str,
+    view: View,
+    engines: Engines,
+    gone: asyncio.Event,
+    timeout_seconds: float,
+    fallback: str,
+    progress: Progress | None,
 ) -> Finished:
     variant = view.variants[name]
+    request, previews = started.request, progress.partial_images if progress else 0
     async with asyncio.timeout(timeout_seconds):
         loaded = await engines.load(variant)
         jobs = [
-            Job(variant=variant, prompt=started.request.prompt, negative_prompt=started.request.negative_prompt or "", seed=seed)
+            Job(variant=variant, prompt=request.prompt, negative_prompt=request.negative_prompt or "", seed=seed, previews=previews)
             for seed in started.seeds
         ]
+        watch = progress.watch if progress and previews else None
         try:
-            pictures = await _unless_gone(engines.draw(variant, jobs, deadline_seconds=timeout_seconds), gone)
+            drawing = asyncio.create_task(engines.draw(variant, jobs, deadline_seconds=timeout_seconds, watch=watch))
+            if progress:
+                # Behind the task's first step, which queues the jobs.
+                asyncio.get_running_loop().call_soon(_predict, progress, engines)
+            pictures = await _unless_gone(drawing, gone)
         except Busy as busy:
             raise Overloaded(
                 f"about {engines.queue_seconds():.0f} s of work is waiting; try again in {busy.retry_after_seconds:.0f} s",
@@ -155,9 +182,13 @@ async def _attempt(
     return Finished(record, pictures, variant.steps, fallback)
 
 
-async def _unless_gone(drawing: Coroutine[Any, Any, list[Picture]], gone: asyncio.Event) -> list[Picture]:
+def _predict(progress: Progress, engines: Engines) -> None:
+    progress.predict(engines.queue_seconds())
+
+
+async def _unless_gone(task: "asyncio.Task[list[Picture]]", gone: asyncio.Event) -> list[Picture]:
     """The pictures. When the client goes away, the engine gives their places to others at its next step. Raises ClientGone."""
-    task, leaving = asyncio.create_task(drawing), asyncio.create_task(gone.wait())
+    leaving = asyncio.create_task(gone.wait())
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -202,6 +233,7 @@ def events_of_success(started: Started, finished: Finished, *, client_gone: bool
     attributes |= {"anonymous": "true"} if started.anonymous else {}
     attributes |= {"client_gone": "true"} if client_gone else {}
     attributes |= {"error": finished.fallback} if finished.fallback else {}
+    attributes |= _company(finished)
     common = {
         "variant_digest": record.variant_digest,
         "grid": len(record.images),
@@ -218,6 +250,16 @@ def events_of_success(started: Started, finished: Finished, *, client_gone: bool
         for p in record.images
     ]
     return [*exposure(started), generation, *images]
+
+
+def _company(finished: Finished) -> dict[str, str]:
+    """How the pictures were made: rows that each took of a network call, rows of the calls they were in, and a hold."""
+    rows = max((picture.rows for picture in finished.pictures), default=0)
+    facts = {"held_ms": f"{finished.held_ms:.1f}"} if finished.held_ms else {}
+    if rows:
+        batch = sum(picture.batch_rows for picture in finished.pictures) / len(finished.pictures)
+        facts |= {"rows": str(rows), "batch_rows": f"{batch:.2f}"}
+    return facts
 
 
 def events_of_failure(started: Started, view: View, status: str, error: str) -> list[Event]:

@@ -17,13 +17,14 @@ from gateway import generation
 from gateway.access import needs
 from gateway.generation import Finished, Started
 from gateway.image_request import Format, ImageRequest
-from gateway.pictures import MEDIA_TYPES, convert_picture, png_of
+from gateway.partial import Partial, Progress
+from gateway.pictures import MEDIA_TYPES, convert_picture, encode_png, png_of
 from gateway.problems import ClientGone, InvalidRequest, NotFound, Overloaded, Problem, Unavailable
 from gateway.running import Gateway
 from gateway.wire import decode
 
 log = logging.getLogger(__name__)
-PING_SECONDS = 10.0
+PING_SECONDS = 2.0
 STORE_PATIENCE_SECONDS = 0.25
 AnyRequest = Request[Any, Any, Any]
 
@@ -77,20 +78,21 @@ async def provenance(gateway: Gateway, generation_id: str) -> Response[bytes]:
     return Response(msgspec.json.encode(record), media_type="application/json")
 
 
-async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event) -> Answer:
+async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event, progress: Progress | None = None) -> Answer:
     """Render, log, keep, seal. Every request that got past the queue leaves its events, whatever becomes of it."""
-    began = time.perf_counter()
-    view, route = gateway.experiments.view, started.plan.route
+    began, patience = time.perf_counter(), gateway.config.gateway.render_timeout_seconds
+    view = gateway.experiments.view
     try:
-        finished = await generation.render(started, view, gateway.engines, gone, gateway.config.gateway.render_timeout_seconds)
+        finished = await generation.render(started, view, gateway.engines, gone, patience, progress)
     except Overloaded:
-        gateway.metrics.images(route, "overloaded", len(started.order))
+        _count(gateway, started, "overloaded")
         raise
     except Problem as error:
         status = "cancelled" if isinstance(error, ClientGone) else "failed"
         await gateway.journal.record(generation.events_of_failure(started, view, status, type(error.__cause__ or error).__name__))
-        gateway.metrics.images(route, status, len(started.order))
+        _count(gateway, started, status)
         raise
+    finished = await _alike(gateway, started, finished, gone, began + patience - time.perf_counter())
     wanted, record = started.request, finished.record
     output_format = wanted.output_format or "png"
     pngs = await asyncio.gather(*(asyncio.to_thread(png_of, picture) for picture in finished.pictures))
@@ -107,9 +109,33 @@ async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event) -> A
     )
     await gateway.journal.record(generation.events_of_success(started, finished, client_gone=gone.is_set()))
     await _kept(keeping, needed=wanted.response_format == "url")
-    gateway.metrics.images(route, record.status, len(files))
+    _count(gateway, started, record.status)
     gateway.metrics.overhead(max(0.0, time.perf_counter() - began - (record.queue_ms + record.service_ms) / 1000))
     return Answer(finished, files, gateway.sealer.seal(claims))
+
+
+async def _alike(gateway: Gateway, started: Started, finished: Finished, gone: asyncio.Event, limit_seconds: float) -> Finished:
+    """Hold the answer of a faster arm where its experiment says `equalise`; note how long an arm's own pictures took."""
+    life = started.life
+    if life is None or finished.fallback:
+        return finished
+    if life.declared.equalise:
+        weights = life.allocation.weights
+        arms = [arm for arm in life.declared.arms if weights.get(arm, 0.0) > 0]
+        hold_ms = gateway.equaliser.hold_ms(life.name, arms, started.arm, finished.latency_ms)
+        if (hold_seconds := min(hold_ms / 1000, limit_seconds)) > 0:
+            began = time.perf_counter()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), hold_seconds)
+            finished = finished.held(1000 * (time.perf_counter() - began))
+    gateway.latencies.add(life.name, started.arm, finished.latency_ms)
+    return finished
+
+
+def _count(gateway: Gateway, started: Started, status: str) -> None:
+    gateway.metrics.images(started.plan.route, status, len(started.order))
+    if started.life is not None:
+        gateway.metrics.arm(started.experiment, started.arm, status)
 
 
 async def _kept(keeping: "asyncio.Task[None]", needed: bool) -> None:
@@ -140,14 +166,26 @@ def _body(request: AnyRequest, started: Started, answer: Answer) -> dict[str, ob
 
 
 async def _stream(request: AnyRequest, gateway: Gateway, started: Started) -> AsyncIterator[bytes]:
-    """Server-sent events: `image_generation.completed` per picture, comments while waiting. There are no partial pictures yet."""
+    """Server-sent events: partial pictures as they were asked for, `image_generation.completed` per picture, comments while waiting."""
     gone = asyncio.Event()
-    work = asyncio.create_task(_produce(gateway, started, gone))
+    # Held arms tell nothing before they answer: how fast pictures unfold would tell them apart.
+    told = started.life is None or not started.life.declared.equalise
+    progress = Progress(len(started.order), (started.request.partial_images or 0) if told else 0)
+    work = asyncio.create_task(_produce(gateway, started, gone, progress))
+    work.add_done_callback(lambda _: progress.finish())
+    shared = {"created_at": int(started.created_at.timestamp()), "size": started.size, "background": "opaque", "quality": "auto"}
+    shared["output_format"] = started.request.output_format or "png"
     try:
-        while not work.done():
-            await asyncio.wait({work}, timeout=PING_SECONDS)
-            if not work.done():
-                yield b": ping\n\n"
+        while True:
+            try:
+                partial = await progress.next(PING_SECONDS)
+            except TimeoutError:
+                left = progress.remaining_ms() if told else None
+                yield b": ping\n\n" if left is None else f": remaining {left:.0f} ms\n\n".encode()
+                continue
+            if partial is None:
+                break
+            yield await asyncio.to_thread(_partial, started, partial, shared)
         answer = work.result()
     except Problem as problem:
         yield _sse("error", {"error": problem.openai_error(), **problem.document()})
@@ -163,9 +201,18 @@ async def _stream(request: AnyRequest, gateway: Gateway, started: Started) -> As
         gone.set()
         gateway.adopt(work)
     body = _body(request, started, answer)
-    shared = {"created_at": body["created"], **{key: body[key] for key in ("generation_id", "feedback_token", "size", "output_format")}}
+    shared |= {key: body[key] for key in ("generation_id", "feedback_token")}
     for item in body["data"]:  # type: ignore[attr-defined]
-        yield _sse("image_generation.completed", {"type": "image_generation.completed", **item, **shared, "background": "opaque"})
+        yield _sse("image_generation.completed", {"type": "image_generation.completed", **item, **shared})
+
+
+def _partial(started: Started, partial: Partial, shared: dict[str, Any]) -> bytes:
+    """The event of an unfinished picture, which is neither kept nor logged. Blocks: the picture is encoded."""
+    preview, wanted = partial.preview, started.request
+    file = convert_picture(encode_png(preview.rgb), wanted.output_format or "png", wanted.output_compression)
+    data = {"b64_json": _base64(file), "partial_image_index": preview.index, "position": partial.position}
+    data["remaining_ms"] = round(preview.remaining_ms)
+    return _sse("image_generation.partial_image", {"type": "image_generation.partial_image", **data, **shared})
 
 
 def _sse(name: str, data: dict[str, Any]) -> bytes:

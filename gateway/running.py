@@ -13,6 +13,7 @@ from gateway.config import Config, load
 from gateway.control_log import open_control
 from gateway.decisions import Decisions
 from gateway.engines import Engines
+from gateway.equalise import Equaliser
 from gateway.erased import Erased
 from gateway.experiments import Experiments
 from gateway.forgetting import Forgetting
@@ -20,6 +21,8 @@ from gateway.gallery import Gallery
 from gateway.images_store import ImagesStore
 from gateway.journal import Journal
 from gateway.keys import KeyRing
+from gateway.latency import Latencies
+from gateway.ledger import Life
 from gateway.metrics import Metrics
 from gateway.plans import View
 from gateway.problems import Problem, Unavailable
@@ -76,7 +79,9 @@ class Gateway:
             self.erased, self.experiments, self.event_log, self.store, self.answers, self.recent, self.reports, retention_hours
         )
         self.rates = Rates(config.gateway.suspicious_events_per_minute)
+        self.latencies, self.equaliser = Latencies(), Equaliser()
         self.metrics = Metrics()
+        self.latencies.show(self.metrics, self._running)
         self.metrics.gauge("salon_events_held", "Events of images that wait for the log", lambda: self.journal.held)
         self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
         self.metrics.gauge("salon_queue_seconds", "Predicted work that waits in the engines", self.engines.queue_seconds)
@@ -221,6 +226,9 @@ class Gateway:
             except Exception:
                 log.exception("background work failed; it is tried again in %.0f s", seconds)
 
+    def _running(self) -> list[Life]:
+        return [plan.life for plan in self.experiments.view.plans.values() if plan.life]
+
     async def _judge(self) -> None:
         await asyncio.to_thread(self.decisions.judge, tuple(self.experiments.lives.values()), self.config.metrics)
 
@@ -245,6 +253,9 @@ class Gateway:
         await self.experiments.adopt_late()
         if self.experiments.view is not self._warmed:
             self.warm()
+        running = [life.name for life in self._running()]
+        self.latencies.keep(running)
+        self.equaliser.keep(running)
         await self.forgetting.follow()
 
     async def _admit_candidates(self) -> None:

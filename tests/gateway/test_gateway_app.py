@@ -49,10 +49,10 @@ primary = "like_rate"
 class Live:
     """A gateway on loopback, served by a thread of this process."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG, **options: object) -> None:
         path = folder / "salon.toml"
         values = {"log_options": "", "queue_seconds": 60, "steps": 2, "digest": "0" * 64, **options}
-        path.write_text(CONFIG.format(**values))
+        path.write_text(config.format(**values))
         self.gateway = Gateway(load(Document.read(path, {})))
         self.key = create_key(folder / "keys.toml", "test", SCOPES)
         self.gateway.keys.refresh()

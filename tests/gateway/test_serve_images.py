@@ -44,9 +44,12 @@ def test_the_official_client_gets_urls_that_need_no_key(client, output_format, e
 
 def test_the_official_client_streams(client):
     events = list(client.images.generate(model="hero", prompt="a red heart", n=2, stream=True, partial_images=2, user="ada"))
-    assert [event.type for event in events] == ["image_generation.completed"] * 2
+    partial = [event for event in events if event.type == "image_generation.partial_image"]
+    assert [event.type for event in events] == [*[event.type for event in partial], *["image_generation.completed"] * 2]
     assert {picture_of(base64.b64decode(event.b64_json)).size for event in events} == {(32, 32)}
-    assert sorted(event.position for event in events) == [0, 1] and events[0].feedback_token
+    assert sorted(event.position for event in events[-2:]) == [0, 1] and events[-1].feedback_token
+    assert {event.position for event in partial} == {0, 1} and {event.partial_image_index for event in partial} <= {0, 1}
+    assert {(event.size, event.output_format, event.background, event.quality) for event in events} == {("32x32", "png", "opaque", "auto")}
 
 
 def test_the_official_client_sees_typed_errors(client):
