@@ -154,3 +154,63 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "scheduler/scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"clip_sample": False}))  # as the hub's file says
     return folder
+
+
+def _save_parts(folder: Path, pipeline, tokenizers: dict[str, int]) -> Path:
+    """Save a pipeline whose CLIP tokenizers, by folder and token that pads, are ours."""
+    pipeline.save_pretrained(folder)
+    for name, length in tokenizers.items():
+        for path in (folder / name).iterdir():
+            path.unlink()
+        write_tokenizer(folder / name, length, as_json=name == "tokenizer")
+        if name == "tokenizer_2":  # the hub's second tokenizer pads with an exclamation mark, its first with the end
+            for file in ("special_tokens_map.json", "tokenizer_config.json"):
+                told = json.loads((folder / name / file).read_text())
+                (folder / name / file).write_text(json.dumps(told | {"pad_token": "!"}))
+    return folder
+
+
+def _projected(length: int, width: int, layers: int, projection: int, *, legacy_end: bool):
+    from transformers import CLIPTextModelWithProjection
+
+    config = _text_encoder(length, width, layers).config
+    # the hub's configurations say 2 for the end, which transformers reads as "the largest id"
+    config.projection_dim, config.eos_token_id, config.hidden_act = projection, 2 if legacy_end else 799, "gelu"
+    return CLIPTextModelWithProjection(config)
+
+
+def _tokenizer(folder: Path, length: int):
+    from transformers import CLIPTokenizer
+
+    write_tokenizer(folder, length, as_json=True)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion XL's exact layout and configuration, only narrower and smaller: random weights."""
+    import torch
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16, 32), layers_per_block=1, attention_head_dim=(2, 4, 8),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 1, 2),
+        cross_attention_dim=24 + 40, norm_num_groups=8, use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=20 + 6 * 8,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=64, scaling_factor=0.13025, force_upcast=False,
+    )  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    folder = tmp_path_factory.mktemp("models") / "sdxl"
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae, unet=unet, text_encoder=_text_encoder(77, 24, 3), text_encoder_2=_projected(77, 40, 2, 20, legacy_end=True),
+        tokenizer=_tokenizer(folder / "tokenizer", 77), tokenizer_2=_tokenizer(folder / "tokenizer_2", 77), scheduler=scheduler,
+        add_watermarker=False,
+    )  # fmt: skip
+    return _save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77})
