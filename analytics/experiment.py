@@ -86,6 +86,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `looks`: how many equally spaced looks up to `planned_units` were planned (group-sequential bounds beside those for any
     look). `breakdowns`, `strata`: keys of the exposure's context, to report by, and to post-stratify by.
+    `equalise`: faster arms are held back until the slowest would answer, so that pictures are compared and not waits.
     """
 
     route: str

@@ -3,6 +3,7 @@
 from analytics.checks.all_checks import Bots, Checks, check
 from analytics.checks.even_loss import Loss, even_loss
 from analytics.checks.exposure import Exposure, exposure
+from analytics.checks.failures import Failures, failures
 from analytics.checks.holes import Holes, holes
 from analytics.checks.latency import LatencyGap, latency_gap
 from analytics.checks.left_out import LeftOut, left_out
@@ -18,6 +19,7 @@ __all__ = [
     "Checks",
     "Exposure",
     "Fading",
+    "Failures",
     "Holes",
     "LatencyGap",
     "LeftOut",
@@ -29,6 +31,7 @@ __all__ = [
     "check",
     "even_loss",
     "exposure",
+    "failures",
     "holes",
     "latency_gap",
     "left_out",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from analytics.checks.exposure import Exposure, exposure
+from analytics.checks.failures import Failures, failures, nothing_known
 from analytics.checks.holes import Holes, holes
 from analytics.checks.latency import LatencyGap, latency_gap
 from analytics.checks.left_out import LeftOut, left_out
@@ -36,6 +37,7 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True):
     left_out: LeftOut
     pre_period: PrePeriod
     novelty: Novelty
+    failures: Failures = msgspec.field(default_factory=nothing_known)
 
 
 def check(facts: ExperimentFacts, arms: Sequence[str], control: str, alpha: float) -> Checks:
@@ -52,4 +54,5 @@ def check(facts: ExperimentFacts, arms: Sequence[str], control: str, alpha: floa
         left_out=left_out(facts, arms),
         pre_period=pre_period(facts, arms, control),
         novelty=novelty_check(facts, arms, control),
+        failures=failures(facts, arms, control),
     )

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from analytics.checks import Fading, LeftOut, PrePeriod
+from analytics.checks import Fading, Failures, LeftOut, PrePeriod
 from analytics.report.schema import MetricReport, Report
-from analytics.report.words import p_value, plural, signed
+from analytics.report.words import p_value, percent, plural, signed
 
 
 def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
@@ -33,6 +33,9 @@ def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
     if checks.pre_period.p_values:
         yield "before", checks.pre_period.ok, _told(checks.pre_period.problems, _before(checks.pre_period))
     yield from _latency(report)
+    failed = checks.failures
+    if failed.shares:
+        yield "failures", failed.ok, _told(failed.problems, _failed(failed))
     if checks.novelty.arms:
         faded = ", ".join(f"{arm} {_faded(fading)}" for arm, fading in checks.novelty.arms.items())
         yield "novelty", checks.novelty.ok, _told(checks.novelty.problems, faded)
@@ -61,6 +64,13 @@ def _before(past: PrePeriod) -> str:
 
 def _faded(fading: Fading) -> str:
     return f"{signed(fading.first_day_lift)} on the first day, {signed(fading.later_lift)} later (p = {p_value(fading.p_value)})"
+
+
+def _failed(failed: Failures) -> str:
+    """Shares by arm; p only where something failed."""
+    shares = ", ".join(f"{arm} {percent(share)}" for arm, share in failed.shares.items())
+    lowest = min(failed.p_values.values(), default=1.0)
+    return f"{shares} of requests{f' (p = {p_value(lowest)})' if any(failed.shares.values()) else ''}"
 
 
 def _latency(report: Report) -> Iterable[tuple[str, bool, str]]:

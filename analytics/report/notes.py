@@ -38,6 +38,11 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
             "A guardrail holds when the arm is shown to be no worse than the margin, is broken when shown to be worse, and is "
             "open until then (one-sided, at any look)."
         )
+    if experiment.equalise:
+        notes.append(
+            "Faster arms are held back until the slowest would answer (equalise): latencies count the hold, and the arms' own speed "
+            "is no part of what is compared."
+        )
     if facts.flagged_events and not facts.flagged_counted:
         notes.append(f"{plural(facts.flagged_events, 'event')} flagged as suspicious are stored, but not counted in the metrics.")
     if facts.late_events:
