@@ -11,7 +11,7 @@ from serving.errors import Late, ModelError
 from serving.job import Picture, Preview
 from serving.knee import find_knee
 from serving.model import Model
-from serving.samplers import Table, table
+from serving.samplers import Table, table, usual
 from serving.slot import AdapterUse, Slot
 from serving.tallies import LaneTally, Tallies
 from serving.variant import Scheduler
@@ -49,7 +49,7 @@ class Lane:
     def measure(self, rows: int | None) -> None:
         """Prove that the model's parts fit each other, time them, and find the knee unless `rows` is given. Raises ModelError."""
         try:
-            columns = table(self.model.scheduler, "ddim", self.model.scheduler.num_train_timesteps)
+            columns = table(self.model.scheduler, usual(self.model.scheduler), self.model.scheduler.num_train_timesteps)
             seats = [
                 Seat(place=i, prompt="", negative_prompt="", seed=i, table=columns, guidance=2.0)
                 for i in range(max(1, len(self._free) // 2))

@@ -1,6 +1,6 @@
-"""DDIM, Euler and DPM++ 2M as tables of coefficients, so that rows of different samplers and steps share one update.
+"""DDIM, Euler, DPM++ 2M and flow-matching Euler as tables of coefficients: rows of different samplers and steps share one update.
 
-With model output m, every deterministic step of the three is linear:
+With model output m, every deterministic step of the four is linear:
     x0' = p x + q m                 the model's estimate of the clean latent
     x   = a x + b x0' + c x0        x0: the estimate of the step before
 Tables are calculated in fp64, the update is fp32. As in Stable Diffusion pipelines the estimate is never clipped.
@@ -23,7 +23,10 @@ _ALMOST_ZERO = 2.0**-24
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True):
-    """The part of `scheduler_config.json` that decides the pixels; the class named in it does not, the variant's scheduler does."""
+    """The part of `scheduler_config.json` that decides the pixels.
+
+    The class named in it says only whether the model was trained by flow matching: the variant's scheduler draws.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.0001
@@ -38,6 +41,17 @@ class SchedulerConfig(msgspec.Struct, frozen=True):
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
+    class_name: str = msgspec.field(default="", name="_class_name")
+    shift: float = 1.0
+    use_dynamic_shifting: bool = False
+    shift_terminal: float | None = None
+    invert_sigmas: bool = False
+    stochastic_sampling: bool = False
+
+    @property
+    def flow(self) -> bool:
+        """Trained by flow matching, with velocities from the image to the noise as its output?"""
+        return self.class_name.startswith("FlowMatch")
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -80,23 +94,44 @@ def alphas_cumprod(config: SchedulerConfig) -> Floats:
     return product
 
 
+def usual(config: SchedulerConfig) -> Scheduler:
+    """A scheduler that the model can be sampled with."""
+    return "flow-euler" if config.flow else "ddim"
+
+
 def table(config: SchedulerConfig, scheduler: Scheduler, steps: int) -> Table:
     """The coefficients of `scheduler` at `steps`. Raises ModelError when the model's schedule cannot be sampled so."""
-    if config.use_karras_sigmas or config.use_exponential_sigmas or config.use_beta_sigmas:
-        raise ModelError(
-            "scheduler_config.json: use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas are not served; set them to false"
-        )
-    if not 1 <= steps <= config.num_train_timesteps:
-        raise ModelError(f"steps: {steps} is not between 1 and the model's num_train_timesteps, {config.num_train_timesteps}")
-    made = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm}[scheduler]
+    _check(config, scheduler, steps)
     with np.errstate(all="ignore"):
-        result = made(config, alphas_cumprod(config), steps, config.timestep_spacing or _SPACING_WHEN_UNSAID[scheduler])
+        if scheduler == "flow-euler":
+            result = _flow_euler(config, steps)
+        else:
+            made = {"ddim": _ddim, "euler": _euler, "dpm++": _dpm}[scheduler]
+            result = made(config, alphas_cumprod(config), steps, config.timestep_spacing or _SPACING_WHEN_UNSAID[scheduler])
     if not all(np.isfinite(column).all() for column in (result.p, result.q, result.a, result.b, result.c)):
         raise ModelError(
             f"scheduler {scheduler} with {steps} steps divides by zero on this model's schedule (prediction_type "
             f"{config.prediction_type}, rescale_betas_zero_snr {config.rescale_betas_zero_snr}); use fewer steps or another scheduler"
         )
     return result
+
+
+def _check(config: SchedulerConfig, scheduler: Scheduler, steps: int) -> None:
+    told = "scheduler_config.json"
+    if config.flow != (scheduler == "flow-euler"):
+        fix = 'set scheduler = "flow-euler"' if config.flow else 'set scheduler = "ddim", "euler" or "dpm++"'
+        raise ModelError(f"scheduler {scheduler!r}: the model's {told} is a {config.class_name or 'diffusion scheduler'}; {fix}")
+    if config.class_name.startswith("EDM"):
+        raise ModelError(f"{told}: {config.class_name} is not served; only models with a schedule of betas, or of flow matching, are")
+    if config.use_karras_sigmas or config.use_exponential_sigmas or config.use_beta_sigmas:
+        raise ModelError(f"{told}: use_karras_sigmas, use_exponential_sigmas and use_beta_sigmas are not served; set them to false")
+    for name in ("use_dynamic_shifting", "shift_terminal", "invert_sigmas", "stochastic_sampling"):
+        if config.flow and getattr(config, name):
+            raise ModelError(f"{told}: {name} is {getattr(config, name)!r}, which is not served; only a fixed shift is")
+    if config.flow and not config.shift > 0:
+        raise ModelError(f"{told}: shift is {config.shift:g}; it must be above 0")
+    if not 1 <= steps <= config.num_train_timesteps:
+        raise ModelError(f"steps: {steps} is not between 1 and the model's num_train_timesteps, {config.num_train_timesteps}")
 
 
 def _estimate(config: SchedulerConfig, signal: Floats, noise: Floats) -> tuple[Floats, Floats]:
@@ -163,6 +198,23 @@ def _dpm(config: SchedulerConfig, alphas: Floats, steps: int, spacing: str) -> T
     second[1:-1] = 0.5 * h[1:-1] / h[:-2]  # 1 / (2 r) of the paper
     p, q = _estimate(config, signal[:-1], noise[:-1])
     return _table(1.0, timesteps, p, q, noise[1:] / noise[:-1], gain * (1 + second), -gain * second)
+
+
+def _flow_euler(config: SchedulerConfig, steps: int) -> Table:
+    """Euler's method for x = (1 - sigma) x0 + sigma noise and m = noise - x0 (Lipman et al. 2023; Esser et al. 2024, section 3).
+
+    Sigmas are even between the ends of the shifted training schedule, then shifted (again), as diffusers'
+    FlowMatchEulerDiscreteScheduler has it; the shift is Esser et al.'s eq. 23.
+    """
+    n = config.num_train_timesteps
+    ends = _shifted(config.shift, np.array([1.0, 1 / n]))
+    sigma = np.append(_shifted(config.shift, np.linspace(ends[0], ends[1], steps)), 0.0)
+    a = sigma[1:] / sigma[:-1]
+    return _table(1.0, n * sigma[:-1], np.ones(steps), -sigma[:-1], a, 1 - a, np.zeros(steps))
+
+
+def _shifted(shift: float, sigma: Floats) -> Floats:
+    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def _leading(ratio: int, steps: int, offset: int) -> Floats:

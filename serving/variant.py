@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-Scheduler = Literal["ddim", "euler", "dpm++"]
+Scheduler = Literal["ddim", "euler", "dpm++", "flow-euler"]
 Backend = Literal["onnx", "torch", "tensorrt"]
 
 

@@ -42,7 +42,8 @@ def theirs(config: SchedulerConfig, scheduler: str, steps: int, noise: np.ndarra
     import diffusers
     import torch
 
-    known = {key: value for key, value in msgspec.structs.asdict(config).items() if value is not None}
+    # what diffusers knows: by the names in the file, without what only flow matching has
+    known = {key: value for key, value in msgspec.to_builtins(config).items() if value is not None and key != "_class_name"}
     given = known | ({"clip_sample": False} if scheduler == "ddim" else {})
     schedule = getattr(diffusers, CLASSES[scheduler]).from_config(given)
     schedule.set_timesteps(steps)
@@ -108,6 +109,65 @@ def test_a_model_that_knows_the_clean_latent_is_followed_exactly(scheduler, step
         estimate = t.p[i] * x + t.q[i] * output
         x, before = t.a[i] * x + t.b[i] * estimate + t.c[i] * before, estimate
     assert np.abs(x - clean).max() < 1e-3
+
+
+def _flow(**told: object) -> SchedulerConfig:
+    return msgspec.convert({"_class_name": "FlowMatchEulerDiscreteScheduler", **told}, SchedulerConfig)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 28, 50])
+@pytest.mark.parametrize("told", [{}, {"shift": 3.0}, {"shift": 0.5, "num_train_timesteps": 500}])
+def test_flow_matching_is_that_of_diffusers(steps: int, told: dict) -> None:
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    noise = np.random.default_rng(2).standard_normal((1, 4, 6, 6)).astype(np.float32)
+    schedule = FlowMatchEulerDiscreteScheduler(**told)
+    schedule.set_timesteps(steps)
+    x = torch.from_numpy(noise)
+    for t in schedule.timesteps:
+        x = schedule.step(torch.from_numpy(model(x.numpy(), float(t))), t, x).prev_sample
+    assert np.allclose(table(_flow(**told), "flow-euler", steps).timesteps, schedule.timesteps.numpy(), rtol=1e-5)
+    assert np.abs(ours(_flow(**told), "flow-euler", steps, noise) - x.numpy()).max() <= 1e-5 * np.abs(x.numpy()).max()
+
+
+def test_flow_matching_by_hand() -> None:
+    """Shift 3 of a schedule of 1000: the last sigma is shifted twice, 3 * (1/1000) / (1 + 2/1000), and again."""
+    once = 3 / 1000 / (1 + 2 / 1000)
+    t = table(_flow(shift=3.0), "flow-euler", 2)
+    assert t.timesteps.tolist() == pytest.approx([1000, 1000 * 3 * once / (1 + 2 * once)])
+    assert t.a.tolist() == pytest.approx([3 * once / (1 + 2 * once), 0]) and t.b.tolist() == pytest.approx([1 - t.a[0], 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 200), st.floats(0.2, 12))
+def test_a_straight_flow_lands_on_the_image_whatever_the_steps(steps: int, shift: float) -> None:
+    """Where the velocity is noise - image along the whole way, Euler's method is exact."""
+    rng = np.random.default_rng(steps)
+    clean, x = rng.standard_normal((2, 4, 2, 2))
+    velocity, before = x - clean, np.zeros_like(clean)
+    t = table(_flow(shift=shift), "flow-euler", steps)
+    for i in range(steps):
+        estimate = t.p[i] * x + t.q[i] * velocity
+        x, before = t.a[i] * x + t.b[i] * estimate + t.c[i] * before, estimate
+    assert np.abs(x - clean).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("told", "scheduler", "match"),
+    [
+        ({}, "ddim", 'is a FlowMatchEulerDiscreteScheduler; set scheduler = "flow-euler"'),
+        ({"_class_name": "DDIMScheduler"}, "flow-euler", 'is a DDIMScheduler; set scheduler = "ddim"'),
+        ({"_class_name": "EDMEulerScheduler"}, "euler", "EDMEulerScheduler is not served"),
+        ({"use_dynamic_shifting": True}, "flow-euler", "use_dynamic_shifting is True, which is not served"),
+        ({"shift_terminal": 0.1}, "flow-euler", "shift_terminal is 0.1"),
+        ({"use_karras_sigmas": True}, "flow-euler", "use_karras_sigmas"),
+        ({"shift": -1.0}, "flow-euler", "shift is -1; it must be above 0"),
+    ],
+)
+def test_a_schedule_of_the_other_kind_is_refused(told: dict, scheduler, match: str) -> None:
+    with pytest.raises(ModelError, match=match):
+        table(_flow(**told), scheduler, 4)
 
 
 def test_what_cannot_be_sampled_is_refused() -> None:
