@@ -3,10 +3,11 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from serving.backends.onnx.graph import Graph
 from serving.conditioning import Array, Conditioning, condition, without_negative
 from serving.model import Model
 from serving.tokenizer import Tokenizer
@@ -15,11 +16,19 @@ __all__ = ["Array", "Conditioning", "TextEncoder"]
 _TEXTS_KEPT = 4096
 
 
+class Encoder(Protocol):
+    """One text encoder, an ONNX graph or a torch module."""
+
+    def outputs(self, **inputs: NDArray[Any]) -> tuple[Array, ...]:
+        """What it says of `input_ids`, int64 [n, tokens]."""
+        ...
+
+
 class TextEncoder:
     """Prompts to conditionings; the most recent are kept. Thread-safe."""
 
     def __init__(
-        self, model: Model, graphs: Mapping[str, Graph], tokenizers: Mapping[str, Tokenizer], *, at_once: int | None = None
+        self, model: Model, graphs: Mapping[str, Encoder], tokenizers: Mapping[str, Tokenizer], *, at_once: int | None = None
     ) -> None:
         """`graphs` and `tokenizers` by the part, one of each text encoder of the layout. `at_once`: texts of one call at most."""
         self._model, self._graphs, self._tokenizers, self._at_once = model, graphs, tokenizers, at_once

@@ -1,0 +1,147 @@
+"""How rows of one call get different LoRAs: three forms of the same sum, y + B[entry] A[entry] x for every row.
+
+A bank has one entry per adapter, entry 0 is no adapter. A layer's `down` maps to its rank and `up` back; alpha / rank and
+the adapter's scale are in `up` (Hu et al. 2021, eq. 3). A k × k convolution is k² matrices on shifted pictures: `down` makes
+all k² products of a pixel at once, and shifting adds them up, so its cost does not depend on the number of adapters.
+"""
+
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch.nn import functional
+
+FormName = Literal["gathered", "concatenated", "grouped"]
+
+
+class Shape(NamedTuple):
+    """A layer that has LoRAs: sizes of its input, output and (padded) rank; of a convolution also how it moves."""
+
+    inputs: int
+    outputs: int
+    rank: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def pointwise(self) -> bool:
+        """Does a pixel depend on itself only?"""
+        return self.taps == 1 and self.stride == (1, 1) and self.padding == (0, 0)
+
+    @property
+    def down_size(self) -> int:
+        return self.rank * self.taps * self.inputs
+
+    @property
+    def up_size(self) -> int:
+        return self.outputs * self.rank
+
+
+class Form(Protocol):
+    """`down` is [entries, rank · taps, inputs] and `up` [entries, outputs, rank], views into the bank."""
+
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
+        """Called once before each network call, with the bank [entries, size] and the entry of each row, int64 [rows]."""
+        ...
+
+    def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
+        """y [rows, tokens, outputs] + the LoRA's part of x [rows, tokens, inputs]; `at`: where in an entry the layer begins."""
+        ...
+
+    def pictures(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
+        """y [rows, outputs, h', w'] + the LoRA's part of x [rows, inputs, h, w]."""
+        ...
+
+
+class Gathered:
+    """One gather of the rows' entries for the whole network, then two batched products per layer. The default."""
+
+    def __init__(self) -> None:
+        self._chosen = torch.empty(0)
+
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
+        self._chosen = bank.index_select(0, entries)
+
+    def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
+        down, up = matrices(self._chosen, shape, at)
+        return torch.baddbmm(y, torch.bmm(x, down.mT), up.mT)
+
+    def pictures(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
+        down, up = matrices(self._chosen, shape, at)
+        if not pixels_last(y):
+            z = shifted(torch.bmm(down, x.flatten(2)).unflatten(2, x.shape[2:]), shape)
+            return torch.baddbmm(y.flatten(2), up, z.flatten(2)).view_as(y)
+        z = shifted(as_picture(torch.bmm(as_tokens(x), down.mT), x.shape), shape)
+        return as_picture(torch.baddbmm(as_tokens(y), as_tokens(z), up.mT), y.shape)
+
+
+class Concatenated:
+    """All entries side by side as one wide layer, and a mask that keeps each row's own. Work grows with the entries."""
+
+    def __init__(self) -> None:
+        self._bank = self._mask = torch.empty(0)
+
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
+        self._bank = bank
+        self._mask = functional.one_hot(entries, len(bank)).to(bank.dtype)
+
+    def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
+        down, up = matrices(self._bank, shape, at)
+        z = functional.linear(x, down.reshape(-1, shape.inputs)) * self._mask.repeat_interleave(shape.rank, 1)[:, None]
+        return y + functional.linear(z, up.permute(1, 0, 2).reshape(shape.outputs, -1))
+
+    def pictures(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
+        down, up = matrices(self._bank, shape, at)
+        kernels = down.reshape(-1, *shape.kernel, shape.inputs).permute(0, 3, 1, 2)
+        z = functional.conv2d(x, kernels, None, shape.stride, shape.padding, shape.dilation)
+        z = z * self._mask.repeat_interleave(shape.rank, 1)[:, :, None, None]
+        return y + functional.conv2d(z, up.permute(1, 0, 2).reshape(shape.outputs, -1, 1, 1))
+
+
+def pixels_last(x: torch.Tensor) -> bool:
+    """Are the channels of a pixel beside each other in memory (torch.channels_last)?"""
+    return x.stride(1) == 1 and x.shape[1] > 1
+
+
+def as_tokens(x: torch.Tensor) -> torch.Tensor:
+    """[rows, c, h, w] as [rows, h · w, c]: a view when the channels lie last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def as_picture(x: torch.Tensor, like: torch.Size) -> torch.Tensor:
+    """[rows, h · w, c] as [rows, c, h, w], with the height and width of `like`, channels last."""
+    return x.reshape(len(x), *like[2:], x.shape[-1]).permute(0, 3, 1, 2)
+
+
+def matrices(bank: torch.Tensor, shape: Shape, at: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`down` and `up` of the layer that begins at `at` of each line of `bank`."""
+    middle = at + shape.down_size
+    down = bank[:, at:middle].unflatten(1, (shape.rank * shape.taps, shape.inputs))
+    return down, bank[:, middle : middle + shape.up_size].unflatten(1, (shape.outputs, shape.rank))
+
+
+def shifted(products: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """[rows, rank · taps, h, w], the products of every pixel with every tap, to [rows, rank, h', w'], what the convolution sums."""
+    if shape.pointwise:
+        return products
+    taps = torch.eye(shape.taps, dtype=products.dtype, device=products.device).view(1, shape.taps, *shape.kernel)
+    moved: torch.Tensor = functional.conv2d(
+        products, taps.expand(shape.rank, -1, -1, -1), None, shape.stride, shape.padding, shape.dilation, groups=shape.rank
+    )
+    return moved
+
+
+def form_named(name: FormName, *, tuned: bool = True) -> Form:
+    """`tuned`: may kernels be chosen by measuring (grouped only)?"""
+    if name == "gathered":
+        return Gathered()
+    if name == "concatenated":
+        return Concatenated()
+    from serving.backends.torch.grouped import Grouped
+
+    return Grouped(tuned=tuned)
