@@ -142,15 +142,16 @@ def test_a_damaged_safetensors_file_is_a_model_error(tmp_path: Path, data: bytes
 def test_rows_apart_are_the_rows_together(rows: int) -> None:
     sizes: list[int] = []
 
-    def double(inputs: dict) -> np.ndarray:
+    def double(inputs: dict) -> list[np.ndarray]:
         sizes.append(len(inputs["a"]))
         if len(inputs["a"]) == 4:
             raise MemoryError("no room")
-        return inputs["a"] * inputs["b"][:, None]
+        return [inputs["a"] * inputs["b"][:, None], inputs["b"]]
 
     inputs = {"a": np.arange(rows * 2.0).reshape(rows, 2), "b": np.arange(rows)}
     cores = Cores(3, by_row=True)
-    assert (cores.run(double, inputs) == inputs["a"] * inputs["b"][:, None]).all()
+    both = cores.run(double, inputs)
+    assert (both[0] == inputs["a"] * inputs["b"][:, None]).all() and (both[1] == inputs["b"]).all()
     assert sorted(sizes) == {1: [1], 2: [1, 1], 5: [1, 2, 2], 7: [2, 2, 3]}[rows]
     with pytest.raises(MemoryError):
         cores.run(double, {"a": np.zeros((12, 2)), "b": np.zeros(12)})

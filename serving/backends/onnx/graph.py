@@ -1,4 +1,4 @@
-"""Runs an exported graph: ONNX Runtime on the CPU, weights given from memory."""
+"""Runs an exported graph in ONNX Runtime, weights given from memory."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -10,6 +10,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.backends.onnx.bound import Bound
+from serving.backends.onnx.providers import Range
+from serving.backends.onnx.session import Providers
 from serving.errors import ModelError
 from serving.weights import find
 
@@ -29,8 +32,8 @@ class Cores:
         self.threads, self.parts = (1, count) if by_row else (count, 1)
         self._others = ThreadPoolExecutor(self.parts - 1, "salon-rows") if self.parts > 1 else None
 
-    def run(self, call: Callable[[Inputs], NDArray[np.float32]], inputs: Inputs) -> NDArray[np.float32]:
-        """`call` on the rows (first axes) of `inputs`, in parts side by side."""
+    def run(self, call: Callable[[Inputs], list[NDArray[np.float32]]], inputs: Inputs) -> list[NDArray[np.float32]]:
+        """The outputs of `call` on the rows (first axes) of `inputs`, in parts side by side."""
         rows = len(next(iter(inputs.values())))
         parts = min(self.parts, rows)
         if self._others is None or parts < 2:
@@ -42,7 +45,8 @@ class Cores:
             mine = call(pieces[0])
         finally:
             wait(futures)
-        return np.concatenate([mine, *(future.result() for future in futures)])
+        parts_of = zip(mine, *(future.result() for future in futures), strict=True)
+        return [np.concatenate(parts) for parts in parts_of]
 
     def close(self) -> None:
         """End the threads."""
@@ -53,41 +57,53 @@ class Cores:
 class Graph:
     """One ONNX Runtime session. Thread-safe."""
 
-    def __init__(self, path: Path, weights: Mapping[str, NDArray[np.float32]], cores: Cores) -> None:
-        """Load the graph at `path` with `weights` as its external initializers.
+    def __init__(
+        self,
+        path: Path,
+        weights: Mapping[str, NDArray[np.float32]],
+        cores: Cores,
+        *,
+        providers: Providers | None = None,
+        ranges: Mapping[str, Range] | None = None,
+        data: bytes | None = None,
+    ) -> None:
+        """Load the graph at `path`, or `data` that was made from it, with `weights` as its external initializers.
 
-        Raises ModelError when a weight is missing, has another shape, or ONNX Runtime refuses the graph.
+        `providers` of the lane, by default the CPU's; `ranges` of the graph's free dimensions are needed for TensorRT. Raises
+        ModelError when a weight is missing, has another shape, or ONNX Runtime refuses the graph.
         """
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = cores.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # threads that spin between calls starve the gateway and every neighbour
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         shapes = expected_weights(path)
-        self._held = [_fit(path, name, shape, find(weights, name)) for name, shape in shapes.items()]
-        values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self._held]
-        options.add_external_initializers(list(shapes), values)
-        try:
-            self._session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise ModelError(f"{path}: ONNX Runtime refuses it ({error}); delete it and run `salon export`") from None
-        self._cores = cores
-        self._output = [self._session.get_outputs()[0].name]
+        fitted = {name: _fit(path, name, shape, find(weights, name)) for name, shape in shapes.items()}
+        providers = providers or Providers()
+        opened = providers.open(path, data if data is not None else path.read_bytes(), fitted, cores.threads, ranges)
+        self._session, self._held, self._cores = opened.session, opened.held, cores
+        self.provider = opened.plan.name
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._kept: Inputs = {}
+        self._bound: Bound | None = None
+        if opened.plan.name != "cpu":
+            self._bound = Bound(self._session, "cuda", providers.placement.index, recorded=opened.plan.graph)
 
     def __call__(self, **inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Run once on all rows; returns the graph's first output."""
-        return self._cores.run(self._run, inputs)
+        return self._run(inputs, self._outputs[:1])[0]
 
-    def outputs(self, **inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
-        """Run once on all rows together; returns every output, in the graph's order."""
-        return tuple(self._session.run(None, inputs))
+    def outputs(self, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Run once on all rows; every output by name."""
+        return dict(zip(self._outputs, self._run(inputs, self._outputs), strict=True))
 
-    def _run(self, inputs: Inputs) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = self._session.run(self._output, inputs)[0]
-        return output
+    def keep(self, **inputs: NDArray[Any]) -> None:
+        """Inputs that stay the same from call to call, whole for every row, and on the device where there is one."""
+        if self._bound:
+            self._bound.keep(inputs)
+        else:
+            self._kept = self._kept | inputs  # another dictionary: calls under way have the one before
+
+    def _run(self, inputs: Inputs, outputs: list[str]) -> list[NDArray[np.float32]]:
+        if self._bound:
+            return self._bound.run(inputs, outputs)
+        kept = self._kept
+        return self._cores.run(lambda rows: list(self._session.run(outputs, rows | kept)), inputs)
 
 
 def expected_weights(path: Path) -> dict[str, tuple[int, ...]]:
