@@ -9,8 +9,8 @@ from hashlib import sha256
 from analytics.facts import GalleryPicture
 from gateway.engines import Engines
 from gateway.pictures import png_of
-from serving.engine import Job
 from serving.errors import Busy, ModelError
+from serving.job import Job
 from serving.variant import Variant
 
 log = logging.getLogger(__name__)

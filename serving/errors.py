@@ -15,3 +15,7 @@ class Busy(Exception):
 
 class Late(TimeoutError):
     """The deadline passed while the image waited; no work was done for it."""
+
+
+class Away(ModelError):
+    """No worker of a remote engine can be reached, or none that serves the variant. It comes back by itself."""
