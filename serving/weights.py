@@ -102,6 +102,8 @@ def read_part(folder: Path) -> Weights:
     return weights
 
 
+# one matrix that T5 holds twice, and files once
+_TIED = {"encoder.embed_tokens.weight": "shared.weight", "shared.weight": "encoder.embed_tokens.weight"}
 _OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -111,6 +113,8 @@ def find(weights: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.fl
         return array
     other = name.removeprefix("text_model.") if name.startswith("text_model.") else f"text_model.{name}"
     if (array := weights.get(other)) is not None:
+        return array
+    if (array := weights.get(_TIED.get(name, ""))) is not None:
         return array
     for new, old in _OLD_ATTENTION.items():
         if f".{new}." in name and (array := weights.get(name.replace(f".{new}.", f".{old}."))) is not None:

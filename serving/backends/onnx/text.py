@@ -60,7 +60,7 @@ class TextEncoder:
 
     def _together(self, texts: Sequence[str]) -> list[Conditioning]:
         said = {
-            part: graph.outputs(input_ids=np.stack([self._tokenizers[part](text) for text in texts]))
+            part: tuple(graph.outputs(input_ids=np.stack([self._tokenizers[part](text) for text in texts])).values())
             for part, graph in self._graphs.items()
         }
         return condition(self._model, said)
