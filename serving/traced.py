@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -124,6 +125,9 @@ _IMAGE = {0: "batch", 2: "height", 3: "width"}
 def _sd3(layout: Layout, part: str, config: dict[str, Any]) -> Traced:
     model: Any = SD3Transformer2DModel.from_config(config)
     told = model.config
+    if told["pos_embed_max_size"] is None:
+        raise ModelError(f"{part}/config.json: pos_embed_max_size is missing; {layout.name} has it")
+    model.pos_embed.cropped_pos_embed = partial(_cropped, model.pos_embed)
     side = max(_EXAMPLE_SIDE, 4 * told["patch_size"])
     sample = torch.randn(2, told["in_channels"], side, side)
     tokens, pooled = torch.randn(2, _EXAMPLE_TOKENS, told["joint_attention_dim"]), torch.randn(2, told["pooled_projection_dim"])
@@ -138,6 +142,20 @@ def _sd3(layout: Layout, part: str, config: dict[str, Any]) -> Traced:
         return m(sample, hidden, text, timestep, return_dict=False)[0]
 
     return Traced(_Wrapped(model, call), (sample, torch.tensor([500.0, 20.0]), tokens, pooled), axes, ("out_sample",))
+
+
+def _cropped(embed: Any, height: int, width: int) -> Tensor:
+    """The middle of the position embeddings, [1, patches, width of the network], as PatchEmbed.cropped_pos_embed has it.
+
+    Cut from the start and then to length: the exporter makes one sum of start + length, whose negative terms ONNX divides
+    towards zero, and so is one patch off where the number of patches is odd.
+    """
+    rows, columns = height // embed.patch_size, width // embed.patch_size
+    known: int = embed.pos_embed_max_size
+    grid: Tensor = embed.pos_embed.reshape(1, known, known, -1)
+    grid = grid[:, (known - rows) // 2 :][:, :rows]
+    grid = grid[:, :, (known - columns) // 2 :][:, :, :columns]
+    return grid.reshape(1, -1, grid.shape[-1])
 
 
 def _vae_decoder(layout: Layout, part: str, config: dict[str, Any]) -> Traced:

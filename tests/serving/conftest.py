@@ -214,3 +214,45 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add_watermarker=False,
     )  # fmt: skip
     return _save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77})
+
+
+def _t5_tokenizer():
+    """A Unigram tokenizer in T5's format: pieces of words with their log probabilities."""
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(letter, -5.0) for letter in string.ascii_lowercase + string.digits + "',."]
+    pieces += [(f"▁{word}", -3.0 - 0.1 * i) for i, word in enumerate(WORDS)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 3's exact layout and configuration, only narrower and smaller: random weights, T5 included."""
+    import torch
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(3)
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=16, num_layers=2, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=48,
+        caption_projection_dim=16, pooled_projection_dim=12 + 20, out_channels=16, pos_embed_max_size=12,
+        dual_attention_layers=(0,), qk_norm="rms_norm",
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1, latent_channels=16, norm_num_groups=8, sample_size=64, scaling_factor=1.5305, shift_factor=0.0609,
+        use_quant_conv=False, use_post_quant_conv=False, force_upcast=True,
+    )  # fmt: skip
+    t5 = T5EncoderModel(
+        T5Config(
+            vocab_size=60, d_model=48, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu", tie_word_embeddings=False
+        )
+    )
+    folder = tmp_path_factory.mktemp("models") / "dit"
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=_projected(77, 16, 2, 12, legacy_end=True), text_encoder_2=_projected(77, 24, 3, 20, legacy_end=False), text_encoder_3=t5,
+        tokenizer=_tokenizer(folder / "tokenizer", 77), tokenizer_2=_tokenizer(folder / "tokenizer_2", 77), tokenizer_3=_t5_tokenizer(),
+    )  # fmt: skip
+    return _save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77})
