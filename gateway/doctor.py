@@ -12,13 +12,13 @@ from analytics.event_log import open_log
 from analytics.events import utc_now
 from analytics.settings import Document, SettingsError
 from gateway.config import Config, load
+from gateway.doctor_engines import engine_findings
 from gateway.doctor_kafka import kafka_findings
 from gateway.doctor_spool import spool_line
 from gateway.doctor_warehouse import warehouse_findings
 from gateway.findings import Finding, check
 from gateway.images_store import ImagesStore
 from gateway.keys import read_keys
-from serving.engine import LocalEngine
 from serving.registry import Registry
 
 SPOOL_SECONDS = 15.0
@@ -40,7 +40,7 @@ def examine(path: Path | None) -> Iterator[Finding]:
     yield from _events_and_warehouse(config)
     yield check("images", lambda: _images(config))
     yield check("registry", lambda: f"{len(Registry(config.registry_url).manifests())} artefacts in {config.registry_url}")
-    yield from _variants(config)
+    yield from engine_findings(config)
 
 
 def _events_and_warehouse(config: Config) -> Iterator[Finding]:
@@ -106,24 +106,6 @@ def _warehouse(config: Config) -> str:
 def _images(config: Config) -> str:
     ImagesStore(config.images_url).check()
     return f"{config.images_url} can be written"
-
-
-def _variants(config: Config) -> Iterator[Finding]:
-    engines: dict[str, LocalEngine] = {}
-    try:
-        for name, variant in config.variants.items():
-
-            def look(engine: str = variant.engine, name: str = name) -> str:
-                if engine not in engines:
-                    settings = config.engines[engine].settings()
-                    engines[engine] = LocalEngine(Registry(config.registry_url), settings=settings, cache=config.var / "cache")
-                loaded = engines[engine].load(config.variants[name])
-                return f"draws {loaded.width}x{loaded.height} on {engine}, {loaded.digest[:19]}…"
-
-            yield check(f"variant {name}", look)
-    finally:
-        for opened in engines.values():
-            opened.close()
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:

@@ -160,7 +160,7 @@ class Gateway:
     def readiness(self) -> dict[str, Any]:
         """`ready`: every route's own variant is loaded. `details`: what is not as it should be, by part."""
         view = self.experiments.view
-        details = {**self.experiments.problems, **self.spooling.problems(), **self.notes}
+        details = {**self.experiments.problems, **self.spooling.problems(), **self.engines.problems(), **self.notes}
         ready = True
         for plan in view.plans.values():
             variant = view.variants[plan.serve]

@@ -29,7 +29,7 @@ class Devices:
     ) -> "list[Future[Picture]]":
         """Queue the images of one request where the predicted wait is shortest. Raises Busy when all are, and as LocalEngine."""
         busy: list[float] = []
-        for engine in sorted(self._engines, key=LocalEngine.queue_seconds):
+        for engine in sorted(self._engines, key=lambda each: each.queue_seconds()):
             try:
                 return engine.submit_all(jobs, deadline_seconds=deadline_seconds, watch=watch)
             except Busy as full:

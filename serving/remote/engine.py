@@ -79,6 +79,13 @@ class RemoteEngine:
         unusable = [error for error in failures if isinstance(error, ModelError) and not isinstance(error, Away)]
         raise ModelError(told) if unusable else Away(f"no worker of engine {self._name!r} can be reached: {told}")
 
+    async def load_everywhere(self, variant: Variant) -> tuple[Loaded, list[str]]:
+        """Like `load`, and the workers that have it once each has answered."""
+        loaded = await self.load(variant)
+        if others := [self._load_on(worker, variant) for worker in self.workers if variant not in worker.served]:
+            await asyncio.wait(others)
+        return loaded, [worker.url for worker in self.workers if variant in worker.served]
+
     async def draw(self, variant: Variant, jobs: Sequence[Job], *, deadline_seconds: float | None = None) -> list[Picture]:
         """The pictures of one request, as PNG files where the server makes them.
 
