@@ -105,7 +105,7 @@ def _unet(layout: Layout, part: str, config: dict[str, Any]) -> Traced:
     model: Any = UNet2DConditionModel.from_config(config)
     side = max(_EXAMPLE_SIDE, 2 ** len(model.config["block_out_channels"]))
     sample = torch.randn(2, model.config["in_channels"], side, side)
-    inputs = (sample, torch.tensor([500.0, 20.0]), torch.randn(2, _EXAMPLE_TOKENS, width))
+    inputs: tuple[Tensor, ...] = (sample, torch.tensor([500.0, 20.0]), torch.randn(2, _EXAMPLE_TOKENS, width))
     axes = {"sample": _IMAGE, "timestep": {0: "batch"}, "encoder_hidden_states": {0: "batch", 1: "tokens"}}
     if model.config["addition_embed_type"] is None:
         return Traced(_Wrapped(model, lambda m, *x: m(*x, return_dict=False)[0]), inputs, axes, ("out_sample",))

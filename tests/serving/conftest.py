@@ -252,7 +252,8 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "dit"
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        text_encoder=_projected(77, 16, 2, 12, legacy_end=True), text_encoder_2=_projected(77, 24, 3, 20, legacy_end=False), text_encoder_3=t5,
+        text_encoder=_projected(77, 16, 2, 12, legacy_end=True), text_encoder_2=_projected(77, 24, 3, 20, legacy_end=False),
+        text_encoder_3=t5,
         tokenizer=_tokenizer(folder / "tokenizer", 77), tokenizer_2=_tokenizer(folder / "tokenizer_2", 77), tokenizer_3=_t5_tokenizer(),
     )  # fmt: skip
     return _save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77})

@@ -65,8 +65,10 @@ CASES = [
 ]
 
 
-def test_a_transformer_is_served_as_diffusers_draws_it(engine: LocalEngine, dit: Path, pipeline) -> None:
-    variants = [Variant(model=str(dit), scheduler="flow-euler", size=size, steps=n, guidance=g) for size, n, g, _, _ in CASES]
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_transformer_is_served_as_diffusers_draws_it(engine: LocalEngine, dit: Path, pipeline, backend) -> None:
+    common = {"model": str(dit), "backend": backend, "scheduler": "flow-euler"}
+    variants = [Variant(**common, size=size, steps=n, guidance=g) for size, n, g, _, _ in CASES]
     for variant in variants:
         engine.load(variant)
     jobs = [

@@ -19,8 +19,8 @@ _TEXTS_KEPT = 4096
 class Encoder(Protocol):
     """One text encoder, an ONNX graph or a torch module."""
 
-    def outputs(self, **inputs: NDArray[Any]) -> tuple[Array, ...]:
-        """What it says of `input_ids`, int64 [n, tokens]."""
+    def outputs(self, **inputs: NDArray[Any]) -> dict[str, Array]:
+        """What it says of `input_ids`, int64 [n, tokens], by name, in the order of serving.traced."""
         ...
 
 
