@@ -49,8 +49,7 @@ class Registry:
 
         `manifest` is kept beside it with `ref`, `name`, `files` and `published_at` added. Raises ModelError.
         """
-        if not _NAME.fullmatch(name):
-            raise ModelError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128")
+        check_name(name)
         files = _hashes(folder)
         if not files:
             raise ModelError(f"{folder}: holds no files to publish")
@@ -136,6 +135,12 @@ class Registry:
             return msgspec.json.decode(self._files.cat_file(path), type=Json)
         except (FileNotFoundError, msgspec.MsgspecError):
             return {}  # one damaged record must not hide the others
+
+
+def check_name(name: str) -> None:
+    """Raises ModelError for a name that no artefact can have."""
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"name {name!r}: use letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128")
 
 
 def parse(ref: str) -> tuple[str, str]:

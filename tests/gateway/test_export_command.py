@@ -1,10 +1,11 @@
-"""`salon export`: which directory a name means, and what a wrong name says. The export itself: tests/serving."""
+"""`salon export`: which directory a name means, and what a wrong name says. The export itself: tests/serving/test_export_graphs.py."""
 
 from pathlib import Path
 
 import pytest
 
-from finetune.export import model_folder
+from analytics.settings import Document
+from gateway.export_command import model_folder
 
 CONFIG = """
 [variants.base]
@@ -28,11 +29,11 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_a_variant_means_its_model_relative_to_the_configuration(config: Path) -> None:
-    assert model_folder("base", config) == model_folder("vivid", config) == config.parent / "models/mine"
+    assert model_folder("base", Document.read(config)) == model_folder("vivid", Document.read(config)) == config.parent / "models/mine"
 
 
 def test_a_directory_means_itself(config: Path) -> None:
-    assert model_folder(str(config.parent / "models/mine"), config) == config.parent / "models/mine"
+    assert model_folder(str(config.parent / "models/mine"), Document.read(config)) == config.parent / "models/mine"
 
 
 @pytest.mark.parametrize(
@@ -46,4 +47,4 @@ def test_a_directory_means_itself(config: Path) -> None:
 )
 def test_a_wrong_name_says_what_is_right(config: Path, name: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        model_folder(name, config)
+        model_folder(name, Document.read(config))
