@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Plain torch on Linux brings 3 GB of CUDA; every target here runs on CPU.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench crash chaos statistics model clean kafka-up kafka-down
+.PHONY: demo test lint bench crash chaos statistics serving model clean kafka-up kafka-down
 
 demo: $(READY)
 	$(BIN)/salon demo
@@ -30,6 +30,10 @@ chaos: $(READY)
 # Coverage and false claims of the report, then its speed; about 15 minutes on 2 cores.
 statistics: $(READY)
 	$(BIN)/python benchmarks/statistics/keep.py
+
+# The engine under load on this machine's CPU, beside its rivals; about 8 minutes on 2 quiet cores.
+serving: $(READY)
+	$(BIN)/python benchmarks/serving/keep.py
 
 model: $(READY)
 	$(BIN)/python -m finetune.pretrain
