@@ -15,10 +15,10 @@ from serving.weights import Weights, find, read_part
 
 
 class Part:
-    """One part: `module` takes tensors in the order of `inputs` and answers a tensor or some."""
+    """One part: `module` takes tensors in the order of `inputs` and answers a tensor, or some in the order of `answers`."""
 
-    def __init__(self, module: torch.nn.Module, inputs: tuple[str, ...]) -> None:
-        self.module, self.inputs = module, inputs
+    def __init__(self, module: torch.nn.Module, inputs: tuple[str, ...], answers: tuple[str, ...]) -> None:
+        self.module, self.inputs, self._answers = module, inputs, answers
         parameter = next(module.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
 
@@ -27,11 +27,12 @@ class Part:
         """Of its weights on the device."""
         return sum(tensor.nbytes for tensor in self.module.state_dict().values())
 
-    def outputs(self, **inputs: NDArray[Any]) -> tuple[NDArray[np.float32], ...]:
-        """Every output, fp32, for inputs by name; waits for the device."""
+    def outputs(self, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Every output by name, fp32, for inputs by name; waits for the device."""
         with torch.no_grad():
             made = self.module(*(torch.from_numpy(inputs[name]).to(self.device) for name in self.inputs))
-        return tuple(value.float().cpu().numpy() for value in (made if isinstance(made, tuple) else (made,)))
+        values = made if isinstance(made, tuple) else (made,)
+        return {name: value.float().cpu().numpy() for name, value in zip(self._answers, values, strict=True)}
 
 
 def load_part(model: Model, part: str, device: torch.device, dtype: torch.dtype, weights: Weights | None = None) -> Part:
@@ -48,7 +49,7 @@ def load_part(model: Model, part: str, device: torch.device, dtype: torch.dtype,
     module.eval().requires_grad_(False).to(device, dtype)
     if pixels_last:  # what tensor cores want of convolutions
         module.to(memory_format=torch.channels_last)
-    return Part(module, tuple(made.axes))
+    return Part(module, tuple(made.axes), made.outputs)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
