@@ -152,14 +152,14 @@ class RemoteEngine:
         return worker.work.backlog_ms(time.perf_counter()) / 1000 - bound
 
     async def _may_be_asked_again(self, worker: Worker, variant: Variant, error: Exception) -> bool:
-        """Is a worker that lost or refused a request good for another try, when there is no other or it only forgot the variant?"""
-        if isinstance(error, Refused):
-            # it may have been started anew without having missed a look
-            worker.served.pop(variant, None)
-        elif self._least_loaded(variant, {worker}) is not None or not await worker.look():
+        """Is a worker that lost or refused a request good for another try?
+
+        When it refused, it may have been started anew without having missed a look, and has forgotten the variant. When it was
+        lost, another worker is better, if there is one.
+        """
+        if isinstance(error, Lost) and (self._least_loaded(variant, {worker}) is not None or not await worker.look()):
             return False
-        if variant in worker.served:
-            return True
+        worker.served.pop(variant, None)
         task = self._load_on(worker, variant)
         await asyncio.wait({task})
         return not task.cancelled() and task.exception() is None
