@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from serving.engine import LocalEngine
+from serving.engine import LocalEngine, Statistics
 from serving.errors import Busy
 from serving.job import Job, Loaded, Picture
 from serving.slot import Watch
@@ -35,6 +35,15 @@ class Devices:
             except Busy as full:
                 busy.append(full.retry_after_seconds)
         raise Busy(min(busy))
+
+    def unload(self, variant: Variant) -> None:
+        """On every device. Blocking: images under way are finished first."""
+        for engine in self._engines:
+            engine.unload(variant)
+
+    def statistics(self) -> list[Statistics]:
+        """What each device has done."""
+        return [engine.statistics() for engine in self._engines]
 
     def queue_seconds(self) -> float:
         """Predicted seconds until the least loaded device has done what was submitted to it."""
