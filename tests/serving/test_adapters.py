@@ -79,7 +79,7 @@ def test_a_foreign_or_damaged_adapter_is_refused(trained, tiny_model: Path, tmp_
     refused({name: np.zeros((2, 7), np.float32)}, "made for another model")
     refused({name: None}, "only one of its two LoRA matrices")
     refused({"unet.nowhere.lora_A.weight": np.zeros((2, 2), np.float32)}, "no module nowhere")
-    refused({"transformer.x.lora_A.weight": np.zeros((2, 2), np.float32)}, "is not a LoRA weight")
+    refused({"vae.x.lora_A.weight": np.zeros((2, 2), np.float32)}, "is not a LoRA weight")
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:200])
     with pytest.raises(ModelError, match="is not a safetensors file"):
         read_adapter(tmp_path)

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 from serving.adapters.lora import Adapter
 from serving.adapters.merge import merge
+from serving.adapters.targets import check_parts
+from serving.backends.onnx.apart import Apart
 from serving.backends.onnx.graph import Cores, Graph
+from serving.backends.onnx.network import Network
 from serving.backends.onnx.text import Array, Conditioning, TextEncoder
 from serving.backends.port import STRICT_ROWS, Seat
 from serving.cores import cores
@@ -17,7 +20,7 @@ from serving.model import Model, graphs_folder
 from serving.noise import initial_noise
 from serving.settings import EngineSettings
 from serving.tokenizer import open_tokenizers
-from serving.weights import Weights, read_part
+from serving.weights import read_part
 
 COMFORTABLE_AREA = 1024  # latent pixels up to which rows are cheap in memory and run apart
 _PIXELS_PER_DECODE = 512 * 512
@@ -39,7 +42,7 @@ class OnnxBackend:
         self._graphs = graphs_folder(model, cache)
         self._tokenizers = open_tokenizers(model)
         network = model.layout.network
-        self._unet_weights = read_part(model.folder / network)
+        weights = read_part(model.folder / network)
         self._text_weights = {part: read_part(model.folder / part) for part in model.layout.text_encoders}
         vae = read_part(model.folder / "vae")
         self._decoder = Graph(self._graphs / "vae_decoder.onnx", vae, self._cores)
@@ -47,11 +50,11 @@ class OnnxBackend:
         # strict: one text at a time, so that the text encoders too see one shape
         self._texts_at_once = 1 if self._padded_rows else None
         text = TextEncoder(model, self._texts, self._tokenizers, at_once=self._texts_at_once)
-        self._networks: dict[int, tuple[Graph, TextEncoder]] = {
-            0: (Graph(self._graphs / f"{network}.onnx", self._unet_weights, self._cores), text)
-        }
+        self._text, self._texts_apart = text, Apart[TextEncoder]()
+        path, strict = self._graphs / f"{network}.onnx", settings.mode == "strict"
+        self._network = Network(path, network, weights, self._cores, settings.adapters, strict=strict)
         self.decode_at_once = max(1, _PIXELS_PER_DECODE // (model.height * model.width))
-        self.model_bytes = sum(array.nbytes for part in (self._unet_weights, *self._text_weights.values(), vae) for array in part.values())
+        self.model_bytes = sum(array.nbytes for part in (weights, *self._text_weights.values(), vae) for array in part.values())
         self._seats: list[Seat | None] = [None] * places
         self._positive: list[Conditioning] = [{}] * places
         self._negative: list[Conditioning] = [{}] * places
@@ -61,34 +64,41 @@ class OnnxBackend:
 
     @property
     def entry_bytes(self) -> int:
-        """A merged copy of the weights per adapter."""
-        return sum(array.nbytes for array in self._unet_weights.values()) if len(self._networks) > 1 else 0
+        """Its part of the banks; of merged weights where an adapter needs them."""
+        texts = sum(array.nbytes for weights in self._text_weights.values() for array in weights.values()) if self._texts_apart else 0
+        return self._network.entry_bytes + texts
 
     def admit(self, adapter: Adapter, scale: float) -> None:
-        """Check that it fits the weights. Raises ModelError."""
-        self._merged(adapter, scale)
+        """Check that it fits the weights, and make the graph and the text encoders that it needs. Raises ModelError."""
+        check_parts(adapter, self._model.layout.parts)
+        self._network.admit(adapter, scale)
+        if _of_texts(adapter):
+            self._texts_apart.prepare((adapter.digest, scale), lambda: self._merged_text(adapter, scale))
 
     def attach(self, entry: int, adapter: Adapter, scale: float) -> None:
-        """Merge and load."""
-        unet, text = self._merged(adapter, scale)
-        encoder = self._networks[0][1]
-        if text:
-            merged = {part: Graph(self._graphs / f"{part}.onnx", weights, self._cores) for part, weights in text.items()}
-            encoder = TextEncoder(self._model, self._texts | merged, self._tokenizers, at_once=self._texts_at_once)
-        self._networks[entry] = (Graph(self._graphs / f"{self._model.layout.network}.onnx", unet, self._cores), encoder)
+        """Into the banks; text encoders that it changes are its own, with merged weights."""
+        self._network.attach(entry, adapter, scale)
+        if _of_texts(adapter):
+            self._texts_apart.attach(entry, (adapter.digest, scale), lambda: self._merged_text(adapter, scale))
+        else:
+            self._texts_apart.detach(entry)
 
-    def _merged(self, adapter: Adapter, scale: float) -> tuple[Weights, dict[str, Weights]]:
-        unet = merge(self._unet_weights, adapter, self._model.layout.network, scale)
-        texts = {part: merge(weights, adapter, part, scale) for part, weights in self._text_weights.items() if part in adapter.modules}
-        return unet, texts
+    def _merged_text(self, adapter: Adapter, scale: float) -> TextEncoder:
+        graphs = {
+            part: Graph(self._graphs / f"{part}.onnx", merge(weights, adapter, part, scale), self._cores)
+            for part, weights in self._text_weights.items()
+            if part in adapter.modules
+        }
+        return TextEncoder(self._model, self._texts | graphs, self._tokenizers, at_once=self._texts_at_once)
 
     def begin(self, seats: Sequence[Seat]) -> None:
         """Texts of one encoder in one call."""
         places, shape = [seat.place for seat in seats], self._x.shape[1:]
         positive: dict[int, Conditioning] = {}
         negative: dict[int, Conditioning] = {}
-        for encoder in {id(encoder): encoder for encoder in (self._networks[seat.entry][1] for seat in seats)}.values():
-            mine = [seat for seat in seats if self._networks[seat.entry][1] is encoder]
+        encoders = [self._texts_apart.get(seat.entry) or self._text for seat in seats]
+        for encoder in dict.fromkeys(encoders):
+            mine = [seat for seat, own in zip(seats, encoders, strict=True) if own is encoder]
             guided = [seat for seat in mine if seat.rows == 2]
             made = encoder([seat.prompt for seat in mine], [seat.negative_prompt for seat in guided])
             positive |= dict(zip([seat.place for seat in mine], made[: len(mine)], strict=True))
@@ -100,41 +110,35 @@ class OnnxBackend:
         self._step[places], self._estimate[places] = 0, 0.0
 
     def advance(self, places: Sequence[int]) -> None:
-        """One call per network that the places need."""
-        entries = sorted({self._seat(place).entry for place in places})
-        groups = [[place for place in places if self._seat(place).entry == entry] for entry in entries]
-        moved = [self._moved(self._networks[entry][0], group) for entry, group in zip(entries, groups, strict=True)]
-        for group, (x, estimate) in zip(groups, moved, strict=True):
-            self._x[group], self._estimate[group] = x, estimate
-            self._step[group] += 1
-
-    def _moved(self, network: Graph, places: Sequence[int]) -> tuple[Array, Array]:
-        """The latents and estimates of `places` after one step."""
-        seats = [self._seat(place) for place in places]
+        """One network call for all."""
+        some = list(places)
+        seats = [self._seat(place) for place in some]
         guided = [i for i, seat in enumerate(seats) if seat.rows == 2]
-        steps = self._step[list(places)]
+        steps = self._step[some]
         columns = [
             [getattr(seat.table, name)[i] for seat, i in zip(seats, steps, strict=True)] for name in ("timesteps", "p", "q", "a", "b", "c")
         ]
         timesteps, p, q, a, b, c = np.array(columns, np.float32)[:, :, None, None, None]
-        x, timestep = self._x[list(places)], timesteps.reshape(-1)
-        rows = [self._positive[place] for place in places] + [self._negative[places[i]] for i in guided]
-        output = self._call(network, np.concatenate([x, x[guided]]), np.concatenate([timestep, timestep[guided]]), rows)
-        m = output[: len(places)]
+        x, rows = self._x[some], [*range(len(some)), *guided]
+        conditionings = [self._positive[place] for place in some] + [self._negative[some[i]] for i in guided]
+        output = self._call([seats[row].entry for row in rows], x[rows], timesteps.reshape(-1)[rows], conditionings)
+        m = output[: len(some)]
         if guided:
             strength = np.array([seats[i].guidance for i in guided], np.float32)[:, None, None, None]
-            m[guided] = output[len(places) :] + strength * (m[guided] - output[len(places) :])
+            m[guided] = output[len(some) :] + strength * (m[guided] - output[len(some) :])
         estimate = p * x + q * m
-        return a * x + b * estimate + c * self._estimate[list(places)], estimate
+        self._x[some], self._estimate[some] = a * x + b * estimate + c * self._estimate[some], estimate
+        self._step[some] += 1
 
-    def _call(self, network: Graph, sample: Array, timestep: Array, conditionings: Sequence[Conditioning]) -> Array:
+    def _call(self, entries: Sequence[int], sample: Array, timestep: Array, conditionings: Sequence[Conditioning]) -> Array:
         rows = len(sample)
-        stacked = {name: np.stack([conditioning[name] for conditioning in conditionings]) for name in conditionings[0]}
+        inputs = {name: np.stack([conditioning[name] for conditioning in conditionings]) for name in conditionings[0]}
+        inputs |= {"sample": sample, "timestep": timestep}
         if self._padded_rows > rows:
             # copies of the first row: numbers that the network is used to
             fill = np.r_[np.arange(rows), np.zeros(self._padded_rows - rows, np.int64)]
-            sample, timestep, stacked = sample[fill], timestep[fill], {name: array[fill] for name, array in stacked.items()}
-        return network(sample=sample, timestep=timestep, **stacked)[:rows]
+            inputs, entries = {name: array[fill] for name, array in inputs.items()}, [entries[row] for row in fill]
+        return self._network(entries, inputs)[:rows]
 
     def preview(self, places: Sequence[int]) -> NDArray[np.uint8]:
         """Decoded estimates."""
@@ -165,3 +169,7 @@ class OnnxBackend:
     def close(self) -> None:
         """End the threads."""
         self._cores.close()
+
+
+def _of_texts(adapter: Adapter) -> bool:
+    return any(part.startswith("text_encoder") for part in adapter.modules)

@@ -66,9 +66,11 @@ class Graph:
         providers: Providers | None = None,
         ranges: Mapping[str, Range] | None = None,
         data: bytes | None = None,
+        prepare: Callable[[Inputs], Inputs] | None = None,
     ) -> None:
         """Load the graph at `path`, or `data` that was made from it, with `weights` as its external initializers.
 
+        `prepare` makes the graph's inputs of those of a call, of each part of its rows by itself.
         `providers` of the lane, by default the CPU's; `ranges` of the graph's free dimensions are needed for TensorRT. Raises
         ModelError when a weight is missing, has another shape, or ONNX Runtime refuses the graph.
         """
@@ -79,6 +81,7 @@ class Graph:
         self._session, self._held, self._cores = opened.session, opened.held, cores
         self.provider = opened.plan.name
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self._prepare = prepare or dict
         self._kept: Inputs = {}
         self._bound: Bound | None = None
         if opened.plan.name != "cpu":
@@ -101,9 +104,9 @@ class Graph:
 
     def _run(self, inputs: Inputs, outputs: list[str]) -> list[NDArray[np.float32]]:
         if self._bound:
-            return self._bound.run(inputs, outputs)
+            return self._bound.run(self._prepare(inputs), outputs)
         kept = self._kept
-        return self._cores.run(lambda rows: list(self._session.run(outputs, rows | kept)), inputs)
+        return self._cores.run(lambda rows: list(self._session.run(outputs, self._prepare(rows) | kept)), inputs)
 
 
 def expected_weights(path: Path) -> dict[str, tuple[int, ...]]:
