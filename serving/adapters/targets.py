@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.adapters.lora import Adapter, Lora
+from serving.adapters.original import original_names
 from serving.errors import ModelError
 
 Matrix = NDArray[np.float32]
@@ -17,7 +18,9 @@ class Names:
     """Finds a layer by any name that a file may give it."""
 
     def __init__(self, layers: Iterable[str]) -> None:
-        self._by_flat = {_flat(layer): layer for layer in layers}
+        known = list(layers)
+        self._by_flat = {_flat(original): layer for original, layer in original_names(known).items()}
+        self._by_flat |= {_flat(layer): layer for layer in known}
 
     def find(self, module: str) -> str | None:
         """The model's own name of a layer; None when it has no such layer."""
