@@ -210,7 +210,7 @@ def _partial(started: Started, partial: Partial, shared: dict[str, Any]) -> byte
     """The event of an unfinished picture, which is neither kept nor logged. Blocks: the picture is encoded."""
     preview, wanted = partial.preview, started.request
     file = convert_picture(encode_png(preview.rgb), wanted.output_format or "png", wanted.output_compression)
-    data = {"b64_json": _base64(file), "partial_image_index": preview.index, "position": partial.position}
+    data = {"b64_json": _base64(file), "partial_image_index": partial.index, "position": partial.position}
     data["remaining_ms"] = round(preview.remaining_ms)
     return _sse("image_generation.partial_image", {"type": "image_generation.partial_image", **data, **shared})
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -10,9 +11,10 @@ from serving.job import Preview
 
 
 class Partial(msgspec.Struct, frozen=True):
-    """The unfinished picture at `position` of the answer, as it was at `preview.step`."""
+    """The unfinished picture at `position` of the answer, the `index`-th that is sent of it (from 0)."""
 
     position: int
+    index: int
     preview: Preview
 
 
@@ -27,6 +29,7 @@ class Progress:
         self._positions, self._clock = positions, clock
         self._queue: asyncio.Queue[Partial | None] = asyncio.Queue()
         self._shown: dict[int, int] = {}
+        self._sent: Counter[int] = Counter()
         self._done_at: dict[int, float] = {}
         self._all_done_at: float | None = None
 
@@ -35,7 +38,8 @@ class Progress:
         self._done_at[position] = self._clock() + preview.remaining_ms / 1000
         if preview.index > self._shown.get(position, -1):
             self._shown[position] = preview.index
-            self._queue.put_nowait(Partial(position, preview))
+            self._queue.put_nowait(Partial(position, self._sent[position], preview))
+            self._sent[position] += 1
 
     def predict(self, seconds: float) -> None:
         """All that waits in the engine, this request last, is predicted to take `seconds`."""

@@ -70,7 +70,9 @@ class Live:
             except OSError:
                 pass
             time.sleep(0.05)
-        raise AssertionError(f"not ready: {self.gateway.readiness()}")
+        told = self.gateway.readiness()
+        self.stop()
+        raise AssertionError(f"not ready: {told}")
 
     def events(self, kind: str, at_least: int = 0):
         """Events of a kind in the log; an answer may be a moment ahead of them."""
