@@ -80,7 +80,7 @@ def test_the_order_is_tensorrt_then_cuda_then_the_cpu() -> None:
         (ALL - {RTX}, [[TENSORRT, CUDA], [CUDA], [CPU]], []),
         (frozenset({CUDA, CPU}), [[CUDA], [CPU]], ["salon\\[gpu\\].* TensorRT libraries"]),
         (frozenset({RTX, CPU}), [[RTX], [CPU]], [f"{CUDA} is not installed"]),
-        (frozenset({CPU}), [[CPU]], [f"{RTX} is not installed.*{TENSORRT} is not installed", "CUDA 13 with cuDNN 9"]),
+        (frozenset({CPU}), [[CPU]], [f"{RTX} is not installed.*{TENSORRT} is not installed", "CUDA 13 and cuDNN 9"]),
     ],
 )
 def test_what_is_missing_falls_to_the_next_and_is_told(known, expected, reasons) -> None:
@@ -102,9 +102,9 @@ def test_bf16_is_tensorrts_own_and_fp32_asks_for_neither() -> None:
 def test_fixed_shapes_are_recorded_where_that_works() -> None:
     plans, _ = ladder(Placement(device="cuda", tensorrt=True, cache=Path("/c"), fixed_shapes=True), ALL, FOLDERS, SHAPES)
     assert [(plan.name, plan.graph) for plan in plans] == [
-        ("tensorrt-rtx", True), ("tensorrt", True), ("tensorrt-rtx", False), ("tensorrt", False), ("cuda", True), ("cuda", False),
-        ("cpu", False),
+        ("tensorrt-rtx", False), ("tensorrt", True), ("tensorrt", False), ("cuda", True), ("cuda", False), ("cpu", False),
     ]  # fmt: skip
+    assert plans[1].providers[0][1]["trt_cuda_graph_enable"] == plans[3].providers[0][1]["enable_cuda_graph"] == "1"
 
 
 def test_a_placement_is_what_the_settings_ask_for() -> None:
@@ -166,7 +166,7 @@ def test_the_card_is_read_from_the_driver(tmp_path: Path) -> None:
 def test_a_provider_that_does_not_open_gives_way_loudly_and_once(unet, tmp_path: Path, caplog) -> None:
     """This machine has neither, so every rung of the real ladder fails as it would on a server with broken libraries."""
     path, weights, inputs = unet
-    placement = Placement(device="cuda", tensorrt=True, precision="float16", cache=tmp_path)
+    placement = Placement(device="cuda", tensorrt=True, precision="float16", cache=tmp_path, fixed_shapes=True)
     providers = Providers(placement, known=frozenset({TENSORRT, CUDA, CPU}))
     with caplog.at_level(logging.WARNING, logger="serving.onnx"), pytest.warns(UserWarning, match="not in available provider"):
         first = Graph(path, weights, Cores(1, by_row=True), providers=providers, ranges=RANGES)
@@ -255,3 +255,13 @@ def test_bound_calls_are_the_plain_calls(unet, recorded: bool) -> None:
     two = {name: array[:2] for name, array in inputs.items()}
     bound.keep({"encoder_hidden_states": two["encoder_hidden_states"]})  # another shape
     assert (bound.run({name: two[name] for name in mine}, ["out_sample"])[0] == plain(**two)).all()
+
+
+def test_buffers_of_shapes_long_gone_are_given_back(unet) -> None:
+    path, weights, inputs = unet
+    plain = Graph(path, weights, Cores(1, by_row=True))
+    bound = Bound(plain._session, "cpu", 0, recorded=False)
+    for tokens in (*range(2, 40), 3):
+        mine = inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"][:, :1].repeat(tokens, axis=1)}
+        got = bound.run(mine, ["out_sample"])[0]
+    assert len(bound._by_shapes) == 32 and (got == plain(**mine)).all()

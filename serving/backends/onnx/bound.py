@@ -1,6 +1,7 @@
 """Calls of a session whose inputs and outputs lie on its device: ONNX Runtime's IOBinding."""
 
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Inputs = Mapping[str, NDArray[Any]]
+_SETS_KEPT = 32
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
@@ -22,14 +24,14 @@ class _Buffers:
 class Bound:
     """Runs one session on `device` (a word of ONNX Runtime: cuda, cpu), number `index`. Thread-safe, one call at a time.
 
-    Each new set of input shapes takes buffers of its own; they stay, so the caller should round its rows up to a few numbers.
-    `recorded`: the session replays CUDA graphs, one for each set of shapes.
+    Each set of input shapes has buffers of its own; those of the last few sets stay. `recorded`: the session replays CUDA graphs,
+    one for each set.
     """
 
     def __init__(self, session: Any, device: str, index: int, *, recorded: bool) -> None:
         self._session, self._device, self._index, self._recorded = session, device, index, recorded
         self._kept: dict[str, Any] = {}
-        self._by_shapes: dict[tuple[Shapes, tuple[str, ...]], _Buffers] = {}
+        self._by_shapes: OrderedDict[tuple[Shapes, tuple[str, ...]], _Buffers] = OrderedDict()
         self._made = 0
         self._lock = threading.Lock()
 
@@ -53,13 +55,17 @@ class Bound:
             buffers = self._by_shapes.get(key)
             if buffers is None:
                 buffers = self._by_shapes[key] = self._new(inputs, outputs)
+                if len(self._by_shapes) > _SETS_KEPT:
+                    self._by_shapes.popitem(last=False)
             else:
+                self._by_shapes.move_to_end(key)
                 for name, array in inputs.items():
                     buffers.inputs[name].update_inplace(np.ascontiguousarray(array))
             options = ort.RunOptions()
             if self._recorded:
                 # the first call of new shapes finds the outputs' shapes, so nothing is recorded; later ones have fixed addresses
-                options.add_run_config_entry("gpu_graph_id", str(buffers.number) if buffers.fixed_outputs else "-1")
+                number = str(buffers.number) if buffers.fixed_outputs else "-1"
+                options.add_run_config_entry("gpu_graph_id", number)
             self._session.run_with_iobinding(buffers.binding, options)
             results = buffers.binding.get_outputs()
             arrays = [np.array(result.numpy()) for result in results]  # the buffers serve the next call

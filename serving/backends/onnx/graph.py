@@ -84,7 +84,7 @@ class Graph:
         self._prepare = prepare or dict
         self._kept: Inputs = {}
         self._bound: Bound | None = None
-        if opened.plan.name != "cpu":
+        if opened.plan.name in ("cuda", "tensorrt"):
             self._bound = Bound(self._session, "cuda", providers.placement.index, recorded=opened.plan.graph)
 
     def __call__(self, **inputs: NDArray[Any]) -> NDArray[np.float32]:
@@ -106,6 +106,8 @@ class Graph:
         if self._bound:
             return self._bound.run(self._prepare(inputs), outputs)
         kept = self._kept
+        if self.provider != "cpu":
+            return list(self._session.run(outputs, self._prepare(inputs) | kept))
         return self._cores.run(lambda rows: list(self._session.run(outputs, self._prepare(rows) | kept)), inputs)
 
 

@@ -12,11 +12,11 @@ from serving.settings import Dtype, EngineSettings
 
 RTX, TENSORRT, CUDA, CPU = "NvTensorRTRTXExecutionProvider", "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
-_GET_GPU = "install onnxruntime-gpu (pip install 'salon[gpu]') in place of onnxruntime"
-_GET = {
-    RTX: "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13 (a GeForce RTX or RTX PRO card of series 30 or later)",
-    TENSORRT: f"{_GET_GPU} and NVIDIA's TensorRT libraries",
-    CUDA: f"{_GET_GPU} and CUDA 13 with cuDNN 9",
+_GPU = "onnxruntime-gpu in place of onnxruntime (pip install 'salon[gpu]'), CUDA 13 and cuDNN 9"
+GET = {
+    RTX: "a GeForce RTX or RTX PRO card of series 30 or later, CUDA 13, and pip install onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    TENSORRT: f"{_GPU}, and NVIDIA's TensorRT libraries",
+    CUDA: _GPU,
 }
 Options = dict[str, str]
 Shapes = dict[str, tuple[int, ...]]
@@ -159,15 +159,17 @@ def tensorrt_options(placement: Placement, folder: Path, shapes: Profile, *, gra
     return options | ({"trt_cuda_graph_enable": "1"} if graph else {})
 
 
-def rtx_options(placement: Placement, folder: Path, shapes: Profile, *, graph: bool) -> Options:
-    """The TensorRT-RTX plugin's. It computes in the types of the graph and has no switch for them; the device is chosen apart."""
-    options = {
+def rtx_options(folder: Path, shapes: Profile) -> Options:
+    """The TensorRT-RTX plugin's. It computes in the types of the graph and has no switch for them; the device is chosen apart.
+
+    No CUDA graph is asked for: arrays cannot be bound to a plugin's device by ONNX Runtime's public functions.
+    """
+    return {
         "nv_runtime_cache_path": str(folder),
         "nv_profile_min_shapes": shapes_text(shapes.low),
         "nv_profile_opt_shapes": shapes_text(shapes.usual),
         "nv_profile_max_shapes": shapes_text(shapes.high),
     }
-    return options | ({"enable_cuda_graph": "1"} if graph else {})
 
 
 def ladder(
@@ -186,19 +188,20 @@ def ladder(
     # TensorRT-RTX computes in the types of the graph, and there are no bf16 graphs
     built = (RTX, TENSORRT) if placement.precision != "bfloat16" else (TENSORRT,)
     wanted = ((built,) if placement.tensorrt else ()) + ((CUDA,),)
-    missing = ["; ".join(f"{name} is not installed: {_GET[name]}" for name in names) for names in wanted if not {*names} & known]
+    missing = [
+        "; ".join(f"{name} is not installed; it needs this: {GET[name]}" for name in names) for names in wanted if not {*names} & known
+    ]
     half = placement.precision == "float16"
     recorded = (True, False) if placement.fixed_shapes else (False,)
-    for graph in recorded:
-        below = ((CUDA, cuda_options(placement, graph=graph)),) if CUDA in known else ()
-        if placement.tensorrt and shapes and folders and RTX in known and RTX in built:
-            first = (RTX, rtx_options(placement, folders[RTX], shapes, graph=graph))
-            plans.append(Plan("tensorrt-rtx", (first, *below), RTX_PLUGIN, half))
-        if placement.tensorrt and shapes and folders and TENSORRT in known:
-            first = (TENSORRT, tensorrt_options(placement, folders[TENSORRT], shapes, graph=graph))
-            plans.append(Plan("tensorrt", (first, *below), None, half))
+    below = {graph: ((CUDA, cuda_options(placement, graph=graph)),) if CUDA in known else () for graph in recorded}
+    if placement.tensorrt and shapes and folders:
+        if RTX in known and RTX in built:
+            plans.append(Plan("tensorrt-rtx", ((RTX, rtx_options(folders[RTX], shapes)), *below[False]), RTX_PLUGIN, half))
+        if TENSORRT in known:
+            options = {graph: tensorrt_options(placement, folders[TENSORRT], shapes, graph=graph) for graph in recorded}
+            plans += [Plan("tensorrt", ((TENSORRT, options[graph]), *below[graph]), None, half) for graph in recorded]
     if CUDA in known:
-        plans += [Plan("cuda", ((CUDA, cuda_options(placement, graph=graph)),), None, half) for graph in recorded]
+        plans += [Plan("cuda", below[graph], None, half) for graph in recorded]
     return [*plans, on_cpu], missing
 
 

@@ -14,10 +14,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.backends.onnx.providers import RTX, RTX_PLUGIN, TENSORRT, Placement, Plan, Profile, Range, card, engine_folder, ladder, profile
+from serving.backends.onnx.providers import (
+    CPU,
+    GET,
+    RTX,
+    RTX_PLUGIN,
+    TENSORRT,
+    Placement,
+    Plan,
+    Profile,
+    Range,
+    card,
+    engine_folder,
+    ladder,
+    profile,
+)
 from serving.errors import ModelError
 
 Weights = Mapping[str, NDArray[np.float32]]
+_TOLD = 400  # characters of an error of ONNX Runtime's, which may be pages
 _LOG = logging.getLogger("serving.onnx")
 
 
@@ -54,16 +69,25 @@ class Providers:
             _, missing = ladder(self.placement, self._known, folders, shapes)
             for reason in missing:
                 self._say(reason)
+        unrecorded = ""
         for plan in plans:
             try:
-                return _open(plan, self.placement, data, weights, threads)
+                opened = _open(plan, self.placement, data, weights, threads)
             except Exception as error:  # ONNX Runtime's exceptions share no base class
                 if plan is plans[-1]:
                     raise ModelError(f"{path}: ONNX Runtime refuses it ({error}); delete it and run `salon export`") from None
+                told = " ".join(str(error).split())[:_TOLD]
+                if plan.graph:
+                    unrecorded = f"{plan.name} runs {path.name} without a CUDA graph: {told}"
+                    continue
                 with self._lock:
-                    if not plan.graph:
-                        self._failed.add(plan.needed)
-                    self._say(f"{plan.name} cannot run {path.name}{' as a CUDA graph' if plan.graph else ''}: {error}")
+                    self._failed.add(plan.needed)
+                    self._say(f"{plan.name} cannot run {path.name}: {told}; it needs this: {GET[plan.needed]}")
+            else:
+                if unrecorded.startswith(f"{plan.name} "):
+                    with self._lock:
+                        self._say(unrecorded)
+                return opened
         raise AssertionError("the last plan either opens or raises")
 
     def _engines(self, data: bytes, weights: Weights, ranges: Mapping[str, Range]) -> tuple[dict[str, Path], Profile | None]:
@@ -144,7 +168,7 @@ def _open(plan: Plan, placement: Placement, data: bytes, weights: Weights, threa
         needed = _add_plugin(options, plan, placement)
         session = ort.InferenceSession(data, options, enable_fallback=False)
     else:
-        if placement.device != "cpu" and hasattr(ort, "preload_dlls"):
+        if needed != CPU and hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA's and cuDNN's, where they were installed as Python packages
         session = ort.InferenceSession(data, options, providers=list(plan.providers), enable_fallback=False)
     if needed not in session.get_providers():
