@@ -1,6 +1,7 @@
 """The torch backend draws what diffusers draws, each row with its own adapter, steps and guidance."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -81,11 +82,19 @@ def seat(model: Model, place: int, steps: int = 4, guidance: float = 2.0, entry:
     return Seat(place=place, prompt=prompt, negative_prompt="dog", seed=place, table=columns, guidance=guidance, entry=entry)
 
 
+@lru_cache
+def pipeline_of(folder: Path, variant: str | None):
+    import diffusers
+
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, variant=variant, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def pipeline_picture(model: Model, one: Seat, scheduler: str, adapter: Adapter | None = None, variant: str | None = None) -> np.ndarray:
     import diffusers
 
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(model.folder, variant=variant, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pipeline_of(model.folder, variant)
     pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
     if adapter is not None:
         plain = adapter.path.parent / "plain"  # the same without alphas, which diffusers takes in files of kohya's only
@@ -97,6 +106,8 @@ def pipeline_picture(model: Model, one: Seat, scheduler: str, adapter: Adapter |
         one.prompt, negative_prompt=one.negative_prompt, num_inference_steps=one.table.steps, guidance_scale=one.guidance,
         latents=latents, output_type="np",
     ).images[0]  # fmt: skip
+    if adapter is not None:
+        pipeline.unload_lora_weights()
     return (image * 255).round().astype(np.uint8)
 
 
@@ -152,6 +163,37 @@ def test_strict_is_the_same_to_the_bit_in_any_company(model: Model, adapters: li
         torch.use_deterministic_algorithms(False)
     assert all((a == b).all() for a, b in zip(together, alone, strict=True))
     assert (backend._places.x[0] == latents[0]).all()
+
+
+def test_a_dora_is_a_network_of_its_own(model: Model, tiny_model: Path, adapters: list[Adapter], tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = UNet2DConditionModel.from_pretrained(tiny_model / "unet", torch_dtype=torch.float32)
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=ATTENTION, use_dora=True))
+    for name, parameter in unet.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=get_peft_model_state_dict(unet))
+    dora = read_adapter(tmp_path)
+    for mode in ("fast", "strict"):
+        try:
+            backend = opened(model, mode=mode)
+            for entry, adapter in enumerate((adapters[0], dora), 1):
+                backend.admit(adapter, 1.0)
+                backend.attach(entry, adapter, 1.0)
+            seats = [seat(model, i, steps, entry=i) for i, steps in enumerate((4, 5, 2))]
+            pictures, alone = drawn(backend, seats), drawn(backend, seats, together=False)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert max(apart(a, b) for a, b in zip(pictures, alone, strict=True)) <= (mode == "fast")
+    expected = [pipeline_picture(model, one, "ddim", adapter) for one, adapter in zip(seats, (None, adapters[0], dora), strict=True)]
+    assert max(apart(a, b) for a, b in zip(pictures, expected, strict=True)) <= 1
+    assert apart(pictures[2], pipeline_picture(model, seats[2], "ddim")) > 4
+    # the entry goes to a LoRA again
+    backend.attach(2, adapters[0], 1.0)
+    assert apart(drawn(backend, [seat(model, 1, 5, entry=2)])[0], pictures[1]) <= 1
 
 
 def test_a_wider_adapter_is_admitted_while_others_are_drawn(model: Model, adapters: list[Adapter]) -> None:

@@ -1,20 +1,18 @@
 """Images in the making as tensors on one device."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from serving.adapters.lora import Adapter
-from serving.adapters.merge import merge
 from serving.backends.onnx.text import TextEncoder
 from serving.backends.port import STRICT_ROWS, Backend, Seat
-from serving.backends.torch.network import AdaptedNetwork
+from serving.backends.torch.admitted import Admitted
+from serving.backends.torch.network import AdaptedNetwork, Divided
 from serving.backends.torch.parts import Decoder, Part, load_part, read_config
 from serving.backends.torch.places import Places
 from serving.backends.torch.rows import arrange, bucket
@@ -25,7 +23,6 @@ from serving.errors import ModelError
 from serving.model import Model
 from serving.settings import EngineSettings
 from serving.tokenizer import open_tokenizers
-from serving.weights import read_part
 
 _PIXELS_PER_DECODE = 512 * 512
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -37,14 +34,6 @@ def open_torch(model: Model, settings: EngineSettings, cache: Path, places: int)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f'device {settings.device!r}: torch finds no CUDA device on this machine; set device = "cpu"')
     return TorchBackend(model, settings, device, places)
-
-
-class _Prepared(NamedTuple):
-    """An adapter as it is put in place: a line of the bank of `network`, and text encoders of its own if it changes them."""
-
-    network: AdaptedNetwork
-    line: torch.Tensor
-    encoder: TextEncoder | None
 
 
 class TorchBackend:
@@ -59,6 +48,7 @@ class TorchBackend:
         self._strict = settings.mode == "strict"
         self._padded_rows = (settings.rows or STRICT_ROWS) if self._strict else 0
         cuda, self._dtype = device.type == "cuda", _DTYPES[settings.precision]
+        self._compiled = settings.compile
         self._bucketed = (cuda and settings.cuda_graphs) or settings.compile
         if self._strict:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -69,10 +59,8 @@ class TorchBackend:
         self._tokenizers = open_tokenizers(model)
         self._texts = {part: load_part(model, part, device, self._dtype) for part in model.layout.text_encoders}
         self._encoder = TextEncoder(model, self._texts, self._tokenizers, at_once=1 if self._strict else None)
-        self._encoders: dict[int, TextEncoder] = {}
         base = load_part(model, model.layout.network, device, self._dtype)
         self._network = AdaptedNetwork(base, model.layout.network, settings.adapters, compiled=settings.compile, tuned=not self._strict)
-        self._wider: AdaptedNetwork | None = None
         # diffusers says so of decoders that overflow in half precision
         upcast = self._dtype is torch.float16 and bool(read_config(model.folder / "vae").get("force_upcast"))
         vae = load_part(model, "vae", device, torch.float32 if upcast else self._dtype)
@@ -82,75 +70,57 @@ class TorchBackend:
         latent = (model.vae.latent_channels, model.latent_height, model.latent_width)
         self._places = Places(places, latent, model.scheduler.num_train_timesteps, device, self._dtype)
         self._stream: Stream = CudaStream(device, graphs=settings.cuda_graphs) if cuda else Immediate()
-        # adapters as they will be put in place, the latest as many as the bank holds
-        self._prepared: OrderedDict[tuple[str, float], _Prepared] = OrderedDict()
-        self._most_prepared = settings.adapters
+        self._admitted = Admitted(model, self._network, self._texts, self._tokenizers, settings.adapters, self._warm, strict=self._strict)
+        # what single entries have for themselves
+        self._encoders: dict[int, TextEncoder] = {}
+        self._own: dict[int, Part] = {}
         # the last call: which places, with which indices
         self._seats: dict[int, Seat] = {}
         self._called: tuple[int, ...] = ()
         self._adapted = False
         self._indices: dict[int, torch.Tensor] = {}
         self._rows = 0
+        self._divided: Divided | None = None
         if cuda:
             torch.cuda.synchronize(device)
 
     @property
     def entry_bytes(self) -> int:
-        """One line of the bank, and the text encoders of those adapters that have their own."""
-        own = sum(part.bytes for part in self._texts.values()) if self._encoders else 0
-        return (self._wider or self._network).entry_bytes + own
+        """One line of the bank; and the text encoders or the network that an adapter has for itself, where any has."""
+        texts = sum(part.bytes for part in self._texts.values()) if self._encoders else 0
+        return self._admitted.network.entry_bytes + texts + (self._network.base.bytes if self._own else 0)
 
     def admit(self, adapter: Adapter, scale: float) -> None:
         """Check that it fits, and make a network with room for it, which is taken up before the next step. Raises ModelError."""
-        self._prepare(adapter, scale)
+        self._admitted.prepare(adapter, scale)
 
-    def _prepare(self, adapter: Adapter, scale: float) -> _Prepared:
-        network = (self._wider or self._network).widened(adapter)
-        line = network.line(adapter, scale)
-        if self._device.type == "cuda":
-            line = line.pin_memory()
-            torch.cuda.synchronize(self._device)
-        prepared = _Prepared(network, line, self._own_encoder(adapter, scale))
-        if network is not self._network:
-            self._wider = network
-        self._prepared[adapter.digest, scale] = prepared
-        while len(self._prepared) > self._most_prepared:
-            self._prepared.popitem(last=False)
-        return prepared
-
-    def _own_encoder(self, adapter: Adapter, scale: float) -> TextEncoder | None:
-        """Merged, because a prompt is encoded once and a text encoder is small beside the network."""
-        changed = {part for part in adapter.modules if part in self._texts}
-        if not changed:
-            return None
-        merged: dict[str, Part] = dict(self._texts)
-        for part in changed:
-            weights = merge(read_part(self._model.folder / part), adapter, part, scale)
-            merged[part] = load_part(self._model, part, self._device, self._dtype, weights)
-        return TextEncoder(self._model, merged, self._tokenizers, at_once=1 if self._strict else None)
+    def attach(self, entry: int, adapter: Adapter, scale: float) -> None:
+        """Copy one line."""
+        self._admitted.prepare(adapter, scale)
+        self._take_up()
+        ready = self._admitted.fitted(self._network, adapter, scale)
+        # in the order of steps: the last one may still read the line that goes
+        with self._stream.here(), torch.no_grad():
+            if ready.line is None:
+                self._network.bank[entry] = 0
+            else:
+                self._network.bank[entry].copy_(ready.line, non_blocking=True)
+        self._encoders.pop(entry, None)
+        self._own.pop(entry, None)
+        if ready.encoder is not None:
+            self._encoders[entry] = ready.encoder
+        if ready.own is not None:
+            self._own[entry] = ready.own
+        self._called = ()
 
     def _take_up(self) -> None:
         """A wider network replaces the present one, between two steps."""
-        wider, self._wider = self._wider, None
-        if wider is not None and wider is not self._network:
+        wider = self._admitted.network
+        if wider is not self._network:
             with self._stream.here(), torch.no_grad():
                 wider.take_over(self._network)
             self._stream.forget()
             self._network = wider
-
-    def attach(self, entry: int, adapter: Adapter, scale: float) -> None:
-        """Copy one line."""
-        prepared = self._prepared.get((adapter.digest, scale))
-        self._take_up()
-        if prepared is None or prepared.network is not self._network:
-            prepared = self._prepare(adapter, scale)
-            self._take_up()
-        # in the order of steps: the last one may still read the line that goes
-        with self._stream.here(), torch.no_grad():
-            self._network.bank[entry].copy_(prepared.line, non_blocking=True)
-        self._encoders.pop(entry, None)
-        if prepared.encoder is not None:
-            self._encoders[entry] = prepared.encoder
 
     def begin(self, seats: Sequence[Seat]) -> None:
         """Texts of one encoder in one call."""
@@ -173,15 +143,12 @@ class TorchBackend:
         self._take_up()
         if self._called != tuple(places):
             self._arrange(places)
-        network, index = self._network, self._indices[self._rows]
+        index, network = self._indices[self._rows], self._divided or self._network
         # strict: the same operations for everyone, whoever has an adapter
-        network.adapted = self._adapted or self._strict
+        self._network.adapted = self._adapted or self._strict
+        key = (self._rows, self._network.adapted) if self._divided is None else None
         with torch.no_grad():
-            self._stream.step(
-                (self._rows, network.adapted),
-                lambda: self._places.step(index, network),
-                lambda: self._places.rehearse(index, network),
-            )
+            self._stream.step(key, lambda: self._places.step(index, network), lambda: self._places.rehearse(index, network))
 
     def _arrange(self, places: Sequence[int]) -> None:
         seats = [self._seats[place] for place in places]
@@ -197,6 +164,23 @@ class TorchBackend:
                 # a CUDA graph reads where it read before
                 self._indices[rows].copy_(index.pin_memory() if self._device.type == "cuda" else index, non_blocking=True)
         self._rows, self._adapted, self._called = rows, any(seat.entry for seat in seats), tuple(places)
+        self._divided = self._division(index[3].tolist()) if any(seat.entry in self._own for seat in seats) else None
+
+    def _division(self, places: Sequence[int]) -> Divided:
+        """`places` of the rows of a call in which some have networks of their own."""
+        entries = [self._seats[place].entry if place in self._seats else 0 for place in places]
+        rows = {entry: [row for row, other in enumerate(entries) if other == entry] for entry in set(entries) & set(self._own)}
+        rest = [row for row, entry in enumerate(entries) if entry not in rows]
+        own = [(self._own[entry], torch.tensor(some, device=self._device)) for entry, some in sorted(rows.items())]
+        return Divided(self._network, own, torch.tensor(rest, dtype=torch.int64, device=self._device), whole=self._strict)
+
+    def _warm(self, network: AdaptedNetwork) -> None:
+        """torch.compile makes code for calls of one size, then for all sizes."""
+        if self._compiled:
+            network.adapted = True
+            with torch.no_grad():
+                for rows in (2, 4):
+                    network(*self._places.blank(rows))
 
     def preview(self, places: Sequence[int]) -> NDArray[np.uint8]:
         """Decoded estimates."""

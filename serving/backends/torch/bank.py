@@ -7,10 +7,14 @@ import numpy as np
 import torch
 
 from serving.adapters.lora import Adapter
+from serving.adapters.targets import factors, targets
 from serving.backends.torch.forms import Shape
 from serving.backends.torch.layers import shape_of
-from serving.backends.torch.names import Names, factors
 from serving.errors import ModelError
+
+PREFIX = "model."  # modules of serving.traced wrap the part so
+_SMALLEST_RANK = 4
+_ALIGNED = 16  # numbers: what lies behind can be loaded as vectors
 
 
 class Layout(NamedTuple):
@@ -20,61 +24,53 @@ class Layout(NamedTuple):
     size: int
 
 
-def targets(network: torch.nn.Module, part: str, adapter: Adapter) -> dict[str, Shape]:
-    """The shape of each layer of `network` that `adapter` changes as its `part`, at the adapter's own rank.
-
-    Raises ModelError where it does not fit.
-    """
-    layers = {name: shape for name, module in network.named_modules() if (shape := shape_of(module, 0))}
-    names, found = Names(layers), dict[str, Shape]()
-    for module, lora in adapter.modules.get(part, {}).items():
-        name = names.find(module)
-        if name is None:
+def wanted(network: torch.nn.Module, part: str, adapter: Adapter) -> dict[str, Shape]:
+    """The shape of each layer of `network` that `adapter` changes as its `part`, at the adapter's own rank. Raises ModelError."""
+    modules = {name.removeprefix(PREFIX): module for name, module in network.named_modules()}
+    weights = {
+        name: tuple(module.weight.shape) for name, module in modules.items() if isinstance(getattr(module, "weight", None), torch.Tensor)
+    }
+    found: dict[str, Shape] = {}
+    for name, lora in targets(adapter, part, weights).items():
+        assert lora.down is not None  # `targets` checked
+        shape = shape_of(modules[name], len(lora.down))
+        if shape is None:
             raise ModelError(
-                f"{adapter.path}: the {part} has no layer {module} that can have a LoRA; the adapter was made for another model"
-            )
-        down, up = factors(adapter.path, module, lora)
-        shape = layers[name]._replace(rank=len(down))
-        if down.size != shape.down_size or up.size != shape.up_size or len(up) != shape.outputs:
-            raise ModelError(
-                f"{adapter.path}: {module} is {list(up.shape)} · {list(down.shape)}, the model's layer maps {shape.inputs} to "
-                f"{shape.outputs} by {shape.kernel[0]} × {shape.kernel[1]}; the adapter was made for another model"
+                f"{adapter.path}: {name} is neither a linear layer nor a plain convolution, so no LoRA can be added beside it; "
+                "merge the adapter into a copy of the model and name that as the variant's model"
             )
         found[name] = shape
     return found
 
 
-def widened(layout: Layout | None, wanted: Mapping[str, Shape]) -> Layout:
-    """A layout that holds what `layout` does and `wanted` too; ranks are padded to powers of two. The same one if it already does."""
-    shapes = {name: shape for name, (shape, _) in layout.layers.items()} if layout else {}
+def widened(layout: Layout | None, shapes: Mapping[str, Shape]) -> Layout:
+    """A layout that holds what `layout` does and `shapes` too; ranks are padded to powers of two. The same one if it already does."""
+    held = {name: shape for name, (shape, _) in layout.layers.items()} if layout else {}
     changed = False
-    for name, shape in wanted.items():
-        rank = max(4, 1 << (shape.rank - 1).bit_length())
-        if name not in shapes or shapes[name].rank < rank:
-            shapes[name], changed = shape._replace(rank=rank), True
+    for name, shape in shapes.items():
+        rank = max(_SMALLEST_RANK, 1 << (shape.rank - 1).bit_length())
+        if name not in held or held[name].rank < rank:
+            held[name], changed = shape._replace(rank=rank), True
     if layout is not None and not changed:
         return layout
     layers, at = {}, 0
-    for name, shape in shapes.items():
+    for name, shape in held.items():
         layers[name] = (shape, at)
-        # 16 numbers: what lies behind stays aligned for vector loads
-        at += -(-(shape.down_size + shape.up_size) // 16) * 16
+        at += -(-(shape.down_size + shape.up_size) // _ALIGNED) * _ALIGNED
     return Layout(layers, at)
 
 
 def line(layout: Layout, part: str, adapter: Adapter, scale: float) -> torch.Tensor:
     """`adapter` as a line of a bank, float32 [size] on the CPU: alpha / rank and `scale` are folded into `up`."""
-    packed, names = np.zeros(layout.size, np.float32), Names(layout.layers)
-    for module, lora in adapter.modules.get(part, {}).items():
-        shape, at = layout.layers[names.find(module) or module]
-        down, up = factors(adapter.path, module, lora)
+    packed = np.zeros(layout.size, np.float32)
+    weights = {name: (shape.outputs, shape.inputs, *shape.kernel) for name, (shape, _) in layout.layers.items()}
+    for name, lora in targets(adapter, part, weights).items():
+        shape, at = layout.layers[name]
+        down, up = factors(lora, scale)
         rank, middle = len(down), at + shape.down_size
-        # rank · taps rows, taps within a rank; layers are padded with ranks of zero
-        taps = down.reshape(rank, shape.inputs, shape.taps).transpose(0, 2, 1)
-        packed[at : at + taps.size] = taps.reshape(-1)
-        packed[middle : middle + shape.up_size].reshape(shape.outputs, shape.rank)[:, :rank] = up.reshape(shape.outputs, rank) * np.float32(
-            scale
-        )
+        # rank · taps rows, the taps of a rank beside each other; ranks that the adapter lacks stay zero
+        packed[at : at + down.size] = down.reshape(rank, shape.inputs, shape.taps).transpose(0, 2, 1).reshape(-1)
+        packed[middle : middle + shape.up_size].reshape(shape.outputs, shape.rank)[:, :rank] = up
     return torch.from_numpy(packed)
 
 

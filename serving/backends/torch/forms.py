@@ -45,8 +45,11 @@ class Shape(NamedTuple):
 class Form(Protocol):
     """`down` is [entries, rank · taps, inputs] and `up` [entries, outputs, rank], views into the bank."""
 
-    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
-        """Called once before each network call, with the bank [entries, size] and the entry of each row, int64 [rows]."""
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+        """Called once before each network call, with the bank [entries, size] and the entry of each row, int64 [rows].
+
+        Returns what it keeps for each row.
+        """
         ...
 
     def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
@@ -64,8 +67,9 @@ class Gathered:
     def __init__(self) -> None:
         self._chosen = torch.empty(0)
 
-    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
         self._chosen = bank.index_select(0, entries)
+        return self._chosen
 
     def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
         down, up = matrices(self._chosen, shape, at)
@@ -86,9 +90,10 @@ class Concatenated:
     def __init__(self) -> None:
         self._bank = self._mask = torch.empty(0)
 
-    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
         self._bank = bank
-        self._mask = functional.one_hot(entries, len(bank)).to(bank.dtype)
+        self._mask = (entries[:, None] == torch.arange(len(bank), device=bank.device)).to(bank.dtype)
+        return self._mask
 
     def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
         down, up = matrices(self._bank, shape, at)

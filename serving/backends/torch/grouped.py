@@ -75,8 +75,9 @@ class Grouped:
         self._tuned = tuned and not INTERPRETED
         self._bank = self._entries = torch.empty(0)
 
-    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> None:
+    def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
         self._bank, self._entries = bank, entries
+        return entries
 
     def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
         z = x.new_empty(*x.shape[:2], shape.rank * shape.taps)

@@ -27,6 +27,10 @@ class Part:
         """Of its weights on the device."""
         return sum(tensor.nbytes for tensor in self.module.state_dict().values())
 
+    def ordered(self, sample: torch.Tensor, timestep: torch.Tensor, conditioning: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """What a network takes, in its order and precision."""
+        return [sample.to(self.dtype), timestep, *(conditioning[name] for name in self.inputs[2:])]
+
     def outputs(self, **inputs: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Every output by name, fp32, for inputs by name; waits for the device."""
         with torch.no_grad():

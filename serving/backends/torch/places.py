@@ -89,6 +89,12 @@ class Places:
         conditioning = {name: kept[texts] for name, kept in self._conditioning.items()}
         return network(self.x[rows], timestep, conditioning, self.entry[rows])
 
+    def blank(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """The inputs of a network call on nothing but padding."""
+        index = torch.full((rows,), self.scratch, device=self._device)
+        conditioning = {name: kept[index] for name, kept in self._conditioning.items()}
+        return self.x[index], torch.zeros(rows, device=self._device), conditioning, self.entry[index]
+
     def rehearse(self, index: torch.Tensor, network: Network) -> None:
         """The same network call, with no effect: what a library sets up at a first call is then done."""
         self._call(index, network)

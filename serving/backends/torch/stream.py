@@ -12,8 +12,11 @@ Work = Callable[[], None]
 class Stream(Protocol):
     """The engine's own order of work on a device."""
 
-    def step(self, key: tuple[int, ...], work: Work, rehearse: Work) -> None:
-        """Do `work`; the same `key` promises the same operations on the same tensors. `rehearse` runs it without effect."""
+    def step(self, key: tuple[int, ...] | None, work: Work, rehearse: Work) -> None:
+        """Do `work`; the same `key` promises the same operations on the same tensors, None promises nothing.
+
+        `rehearse` runs it without effect.
+        """
         ...
 
     def here(self) -> AbstractContextManager[None]:
@@ -36,7 +39,7 @@ class Stream(Protocol):
 class Immediate:
     """The CPU: everything is done when it returns."""
 
-    def step(self, key: tuple[int, ...], work: Work, rehearse: Work) -> None:
+    def step(self, key: tuple[int, ...] | None, work: Work, rehearse: Work) -> None:
         work()
 
     def here(self) -> AbstractContextManager[None]:
@@ -61,10 +64,10 @@ class CudaStream:
         # graphs never run side by side, so they share their scratch memory
         self._pool = torch.cuda.graph_pool_handle() if graphs else None
 
-    def step(self, key: tuple[int, ...], work: Work, rehearse: Work) -> None:
+    def step(self, key: tuple[int, ...] | None, work: Work, rehearse: Work) -> None:
         before = self._done
         with torch.cuda.stream(self._steps):
-            if self._graphs is None:
+            if self._graphs is None or key is None:
                 work()
             else:
                 if key not in self._graphs:
