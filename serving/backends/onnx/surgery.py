@@ -139,6 +139,7 @@ class _Branches:
         self._graph, self._shift, self.shared = model.graph, shift, list[Any]()
         self._readers = {down: [site for site in sites.values() if site.down == down] for down in {site.down for site in sites.values()}}
         self._known: set[str] = set()
+        self._shapes: dict[str, str] = {}
         first = model.graph.input[0].name
         model.graph.input.append(helper.make_tensor_value_info(ADAPTER, TensorProto.INT64, ["blocks"]))
         self._blocks = self._share("Shape", [ADAPTER], "blocks")
@@ -175,7 +176,11 @@ class _Branches:
         output, plain = node.output[0], f"{site.module}:plain"
         node.output[0] = plain
         grown = self._convolution(site, node, made) if site.kind == "conv" else self._linear(site, node.input[0], made)
-        delta = made.then("Reshape", [grown, made.then("Shape", [plain], "shape")], "delta")
+        # layers that read the same tensor and have as many outputs put out the same shape
+        like = f"{node.input[0]} {site.outputs}" if site.kind != "conv" else site.module
+        if like not in self._shapes:
+            self._shapes[like] = made.then("Shape", [plain], "shape")
+        delta = made.then("Reshape", [grown, self._shapes[like]], "delta")
         made.then("Add", [plain, delta], "sum", output=output)
         return made.nodes
 
@@ -202,38 +207,31 @@ class _Branches:
         down = self._gathered(site.down, [1, f"taps of {site.down}", site.inputs], ADAPTER, made, "down")
         taps = made.then("MatMul", [down, made.then("Reshape", [x, shape], "x")], "taps")
         up = self._gathered(site.up, [site.outputs, f"rank of {site.up}"], self._by_row, made, "up")
-        rank = made.then("Shape", [up], "rank", start=2)
-        flat = made.then("Concat", [self._rows, rank, self._constant("rest", [-1])], "flat", axis=0)
-        return made.then("MatMul", [up, made.then("Reshape", [self._moved(site, node, taps, made), flat], "moved")], "grown")
+        return made.then("MatMul", [up, self._moved(site, node, taps, up, made)], "grown")
 
-    def _moved(self, site: Site, node: "onnx.NodeProto", taps: str, made: _Chain) -> str:
-        """Taps at [rows, rank · taps, h, w] to [rows, rank, h', w']: y[p] = Σ taps_d[stride · p + dilation · d - pad].
+    def _moved(self, site: Site, node: "onnx.NodeProto", taps: str, up: str, made: _Chain) -> str:
+        """Taps of [rows, rank · taps, h, w] to [rows, rank, h' w']: y[p] = Σ taps_d[stride · p + dilation · d - pad].
 
         Banks hold the taps of a kernel from its end, which is the order in which Col2Im adds them up.
         """
         kernel, strides = attribute(node, "kernel_shape", [1, 1]), attribute(node, "strides", [1, 1])
         dilations, pads = attribute(node, "dilations", [1, 1]), attribute(node, "pads", [0, 0, 0, 0])
-        if site.taps == 1 and strides == [1, 1] and not any(pads):
-            return taps
         size = made.then("Shape", [node.input[0]], "size", start=2)
         same_size = [dilation * (side - 1) for side, dilation in zip(kernel, dilations, strict=True)] * 2 == [2 * pad for pad in pads]
-        if self._shift == "col2im" and strides == [1, 1] and same_size:
+        if self._shift == "col2im" and site.taps > 1 and strides == [1, 1] and same_size:
+            pixels, side = self._constant("pixels", [0, 0, -1]), self._constant(f"kernel {kernel}", kernel)
             image = made.then("Concat", [self._rows, self._constant("rest", [-1]), size], "image", axis=0)
-            columns = made.then("Reshape", [made.then("Reshape", [taps, image], "images"), self._constant("pixels", [0, 0, -1])], "columns")
-            return made.then(
-                "Col2Im",
-                [columns, size, self._constant(f"kernel {kernel}", kernel)],
-                "added",
-                pads=pads,
-                strides=[1, 1],
-                dilations=dilations,
-            )
-        image = made.then("Concat", [self._constant(f"taps {site.taps}", [-1, site.taps]), size], "image", axis=0)
-        ones = np.eye(site.taps, dtype=np.float32)[::-1].reshape(1, site.taps, *kernel)
-        return made.then(
-            "Conv", [made.then("Reshape", [taps, image], "images"), self._constant(f"ones {kernel}", ones)], "added",
-            kernel_shape=kernel, pads=pads, strides=strides, dilations=dilations,
-        )  # fmt: skip
+            columns = made.then("Reshape", [made.then("Reshape", [taps, image], "images"), pixels], "columns")
+            added = made.then("Col2Im", [columns, size, side], "added", pads=pads, strides=strides, dilations=dilations)
+            return made.then("Reshape", [added, pixels], "moved")
+        if site.taps > 1 or strides != [1, 1] or any(pads):
+            image = made.then("Concat", [self._constant(f"taps {site.taps}", [-1, site.taps]), size], "image", axis=0)
+            ones = self._constant(f"ones {kernel}", np.eye(site.taps, dtype=np.float32)[::-1].reshape(1, site.taps, *kernel))
+            images = made.then("Reshape", [taps, image], "images")
+            taps = made.then("Conv", [images, ones], "added", kernel_shape=kernel, pads=pads, strides=strides, dilations=dilations)
+        rank = made.then("Shape", [up], "rank", start=2)
+        flat = made.then("Concat", [self._rows, rank, self._constant("rest", [-1])], "flat", axis=0)
+        return made.then("Reshape", [taps, flat], "moved")
 
 
 def attribute(node: "onnx.NodeProto", name: str, default: Any) -> Any:
