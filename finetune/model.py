@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from finetune.parameterization import NoiseSchedule
+from serving.errors import ModelError
+from serving.export import directory_layout
+from serving.layouts import STABLE_DIFFUSION
 
 
 class DiffusionModel:
@@ -28,10 +31,15 @@ class DiffusionModel:
 
     @classmethod
     def read(cls, folder: Path) -> "DiffusionModel":
-        """Open a diffusers directory (Stable Diffusion 1.x layout). Raises FileNotFoundError naming the missing part."""
+        """Open a diffusers directory (Stable Diffusion 1.x layout).
+
+        Raises FileNotFoundError naming the missing part, ModelError for another layout.
+        """
         for part in ("unet", "text_encoder", "tokenizer", "vae", "scheduler"):
             if not (folder / part).is_dir():
                 raise FileNotFoundError(f"{folder / part}: is missing; a round trains models in diffusers layout (Stable Diffusion 1.x)")
+        if (layout := directory_layout(folder)) != STABLE_DIFFUSION:
+            raise ModelError(f"{folder}/model_index.json: is of the {layout.name} layout; a round trains {STABLE_DIFFUSION.name} only")
         return cls(
             _part(UNet2DConditionModel, folder / "unet"),
             NoiseSchedule.read(folder / "scheduler"),

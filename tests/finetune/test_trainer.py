@@ -1,3 +1,7 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from finetune.model import DiffusionModel
 from finetune.parameterization import estimate, mix
 from finetune.trainer import train
 from finetune.training import Training
+from serving.errors import ModelError
 
 
 @pytest.fixture
@@ -173,3 +178,12 @@ def test_one_sided_feedback_is_refused():
     data.liked[:] = False
     with pytest.raises(ValueError, match="0 liked and 16 other"):
         Batches(data, "kto", 8, 0.5, 0.0, 0)
+
+
+def test_another_layout_than_stable_diffusion_is_refused(nano_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(nano_folder, tmp_path / "xl")
+    index = json.loads((other / "model_index.json").read_text())
+    second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ["transformers", "CLIPTokenizer"]}
+    (other / "model_index.json").write_text(json.dumps(index | second | {"_class_name": "StableDiffusionXLPipeline"}))
+    with pytest.raises(ModelError, match=r"of the Stable Diffusion XL layout; a round trains Stable Diffusion 1\.x only"):
+        DiffusionModel.read(other)
