@@ -10,7 +10,7 @@ from pathlib import Path
 from analytics.command import Command
 from analytics.settings import Document
 from gateway.config import Config, load, parse_listen
-from gateway.serve import bind
+from gateway.listening import bind
 from serving.engine import LocalEngine
 from serving.registry import Registry
 from serving.remote.settings import read_token

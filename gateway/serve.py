@@ -14,6 +14,7 @@ from analytics.settings import Document
 from gateway.app import create_app
 from gateway.config import Config, load, parse_listen
 from gateway.keys import SCOPES, create_key
+from gateway.listening import bind
 from gateway.running import Gateway
 
 GRACE_SECONDS, KEEP_ALIVE_SECONDS = 30, 75
@@ -39,19 +40,6 @@ def _run(arguments: argparse.Namespace) -> int:
         gateway = Gateway(config)
         _first_key(config, gateway)
         return serve(gateway, listener)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises OSError with the address and the fix."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(f"cannot listen on {host}:{port} ({error.strerror}); choose another with --listen HOST:PORT") from None
-    return listener
 
 
 def serve(gateway: Gateway, listener: socket.socket) -> int:

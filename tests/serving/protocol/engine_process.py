@@ -15,7 +15,6 @@ CONFIG = """
 log = "local:var/events"
 [engines.w]
 url = "http://127.0.0.1:{port}"
-{engine}
 [variants.base]
 model = "{model}"
 engine = "w"
@@ -36,14 +35,14 @@ START_SECONDS = 60.0
 class EngineProcess:
     """`salon engine` in `folder`; what it exports lies in `cache`, its registry in `folder`/var/registry."""
 
-    def __init__(self, folder: Path, cache: Path, model: Path, engine: str = "") -> None:
+    def __init__(self, folder: Path, cache: Path, model: Path) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = int(listener.getsockname()[1])
         self.folder, self.address, self.url = folder, f"127.0.0.1:{self.port}", f"http://127.0.0.1:{self.port}"
         (folder / "var").mkdir(parents=True, exist_ok=True)
         (folder / "var/cache").symlink_to(cache)
-        (folder / "salon.toml").write_text(CONFIG.format(port=self.port, model=model, engine=engine))
+        (folder / "salon.toml").write_text(CONFIG.format(port=self.port, model=model))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, **environ: str) -> None:
@@ -57,9 +56,12 @@ class EngineProcess:
     def until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while self.health() != 200:
-            assert self.process is not None and self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            assert self.process is not None and self.process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
 
     def health(self) -> int:
         try:

@@ -32,18 +32,23 @@ INFER = f"/v2/models/{LANE}/infer"
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory: pytest.TempPathFactory, cache: Path, tiny_model: Path) -> Iterator[EngineProcess]:
-    started = EngineProcess(tmp_path_factory.mktemp("engine"), cache, tiny_model)
-    started.start()
-    try:
-        started.until_ready()
-        yield started
-    finally:
-        started.process.kill()
-        started.process.wait()
+def process(tmp_path_factory: pytest.TempPathFactory, cache: Path, tiny_model: Path) -> Iterator[EngineProcess]:
+    engine = EngineProcess(tmp_path_factory.mktemp("engine"), cache, tiny_model)
+    engine.start()
+    yield engine
+    engine.process.kill()
+    engine.process.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def worker(process: EngineProcess) -> EngineProcess:
+    if process.process.poll() is not None:
+        process.start()
+    process.until_ready()
+    return process
+
+
+@pytest.fixture
 def client(worker: EngineProcess) -> Iterator[InferenceServerClient]:
     with InferenceServerClient(worker.address, concurrency=4, network_timeout=60.0) as client:
         yield client
@@ -230,7 +235,7 @@ async def test_who_goes_away_frees_places_within_a_step_and_who_is_late_is_told(
 
 
 @pytest.fixture(scope="module")
-def adapter(worker: EngineProcess, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def adapter(process: EngineProcess, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     rng, folder, lora = np.random.default_rng(0), tmp_path_factory.mktemp("adapter"), {}
     for name, weight in read_part(tiny_model / "unet").items():
         if name.endswith(".to_q.weight"):
@@ -238,7 +243,7 @@ def adapter(worker: EngineProcess, tiny_model: Path, tmp_path_factory: pytest.Te
             lora[f"{module}.lora_A.weight"] = rng.normal(0, 0.3, (2, weight.shape[1])).astype(np.float32)
             lora[f"{module}.lora_B.weight"] = rng.normal(0, 0.3, (weight.shape[0], 2)).astype(np.float32)
     save_file(lora, folder / FILE)
-    return Registry(str(worker.folder / "var/registry")).publish("vivid", folder, {})
+    return Registry(str(process.folder / "var/registry")).publish("vivid", folder, {})
 
 
 async def test_variants_come_and_go_while_requests_run(
@@ -300,57 +305,51 @@ async def test_metrics_agree_with_the_statistics(worker: EngineProcess, client: 
 
 
 async def test_killed_and_started_again_a_client_that_retries_loses_nothing_and_at_the_end_what_runs_is_finished(
-    tmp_path: Path, cache: Path, tiny_model: Path
+    worker: EngineProcess,
 ) -> None:
-    worker = EngineProcess(tmp_path, cache, tiny_model, 'token = "env:ENGINE_TOKEN"')
-    worker.start(ENGINE_TOKEN="t0p")
     secret = {"Authorization": "Bearer t0p"}
     body = json.dumps({"inputs": [text("PROMPT", "a"), text("VARIANT", "base")]}).encode()
-    try:
-        worker.until_ready()
-        pictures: list[bytes] = []
-        stop = False
+    done, stop = 0, False
 
-        async def keep_asking(session: aiohttp.ClientSession) -> None:
-            while not stop:
-                try:
-                    status, said = await post(session, INFER, body, secret)
-                except aiohttp.ClientError:
-                    status = 0
-                if status == 200:
-                    pictures.append(said)
-                else:
-                    assert status in (0, 503), said
-                    await asyncio.sleep(0.1)
+    async def keep_asking(session: aiohttp.ClientSession) -> None:
+        nonlocal done
+        while not stop:
+            try:
+                status, said = await post(session, INFER, body, secret)
+            except aiohttp.ClientError:
+                status = 0
+            if status == 200:
+                done += 1
+            else:
+                assert status in (0, 503), said
+                await asyncio.sleep(0.1)
 
-        async with aiohttp.ClientSession(worker.url) as session:
-            for path in (INFER, "/v2/repository/index", "/v2/repository/models/base/load"):
-                assert (await post(session, path, body, {"Authorization": "Bearer no"}))[0] == 401
-            askers = [asyncio.create_task(keep_asking(session)) for _ in range(3)]
-            while len(pictures) < 5:
-                await asyncio.sleep(0.02)
-            await asyncio.to_thread(worker.end, signal.SIGKILL)
-            before = len(pictures)
-            worker.start(ENGINE_TOKEN="t0p")
-            while len(pictures) < before + 5:
-                assert worker.process.poll() is None, (tmp_path / "log").read_text()
-                await asyncio.sleep(0.02)
-            stop = True
-            await asyncio.gather(*askers)
-            steps = {"name": "STEPS", "datatype": "INT32", "shape": [1], "data": [200]}
-            slow = json.dumps({"inputs": [text("PROMPT", "a"), text("VARIANT", "base"), steps]}).encode()
-            running = asyncio.create_task(post(session, INFER, slow, secret))
-            await asyncio.sleep(0.1)
-            worker.process.terminate()
-            while worker.health() == 200:
-                await asyncio.sleep(0.01)
-            assert not running.done()
-            assert (await post(session, INFER, body, secret))[0] == 503
-            assert (await running)[0] == 200
-            assert await asyncio.to_thread(worker.process.wait, 20) == 0
-    finally:
-        worker.process.kill()
-        worker.process.wait()
+    async with aiohttp.ClientSession(worker.url) as session:
+        askers = [asyncio.create_task(keep_asking(session)) for _ in range(3)]
+        while done < 5:
+            await asyncio.sleep(0.02)
+        worker.end(signal.SIGKILL)
+        before = done
+        worker.start(SALON_ENGINES__W__TOKEN="env:ENGINE_TOKEN", ENGINE_TOKEN="t0p")
+        while done < before + 5:
+            assert worker.process.poll() is None, worker.log()
+            await asyncio.sleep(0.02)
+        stop = True
+        await asyncio.gather(*askers)
+        for path in (INFER, "/v2/repository/index", "/v2/repository/models/base/load"):
+            assert (await post(session, path, body, {"Authorization": "Bearer no"}))[0] == 401
+        steps = {"name": "STEPS", "datatype": "INT32", "shape": [1], "data": [400]}
+        slow = json.dumps({"inputs": [text("PROMPT", "a"), text("VARIANT", "base"), steps]}).encode()
+        running = asyncio.create_task(post(session, INFER, slow, secret))
+        while "_total{" not in (metrics := await (await session.get("/metrics")).text()) or "predicted_seconds 0.0" in metrics:
+            await asyncio.sleep(0.01)
+        worker.process.terminate()
+        while worker.health() == 200:
+            await asyncio.sleep(0.01)
+        assert not running.done()
+        assert (await post(session, INFER, body, secret))[0] == 503
+        assert (await running)[0] == 200
+        assert await asyncio.to_thread(worker.process.wait, 20) == 0, worker.log()
 
 
 def test_the_page_names_every_call_and_metric() -> None:
