@@ -18,6 +18,7 @@ from serving.model import locate
 from serving.registry import Registry, check_name
 from serving.variant import ExtendsError, Variant, inherit
 from serving.verify import MANIFEST, TOLERANCE, Compared, compare, record
+from serving.verify_adapters import compare_adapters
 
 
 def model_folder(name: str, document: Document) -> Path:
@@ -93,7 +94,7 @@ def _export(folder: Path, into: Path, arguments: argparse.Namespace) -> list[Com
     def make(place: Path) -> None:
         export_directory(folder, place)
         if arguments.check:
-            compared.extend(compare(folder, place))
+            compared.extend([*compare(folder, place), *compare_adapters(folder, place)])
             _show(compared, arguments.format)
         (place / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record(folder, place, compared)), indent=2) + b"\n")
         if failed := [each for each in compared if not each.passed]:

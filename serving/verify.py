@@ -26,7 +26,7 @@ TOLERANCE = 2e-4
 MANIFEST = "export.json"
 _PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime", "salon")
 # Two batches, two sizes that are not square, in the smallest sides that the network can halve, and two lengths of text.
-_SIZES = ({"batch": 1, "height": 2, "width": 1, "tokens": 11}, {"batch": 3, "height": 2, "width": 3, "tokens": 20})
+SIZES = ({"batch": 1, "height": 2, "width": 1, "tokens": 11}, {"batch": 3, "height": 2, "width": 3, "tokens": 20})
 _SMALLEST_SIDE = 4  # latent pixels, where a network says nothing
 
 
@@ -105,8 +105,8 @@ def _compare(
     import torch
 
     rng = np.random.default_rng(seed)
-    for sizes in _SIZES:
-        made = random_inputs(inputs, _scaled(sizes, config), config, rng)
+    for sizes in SIZES:
+        made = random_inputs(inputs, scaled(sizes, config), config, rng)
         with torch.inference_mode():
             said = module(*(torch.from_numpy(array) for array in made.values()))
         expected = [tensor.numpy() for tensor in (said if isinstance(said, tuple) else (said,))]
@@ -142,7 +142,7 @@ def difference(got: NDArray[Any], wanted: NDArray[Any]) -> float:
     return float(np.abs(got - wanted).max() / max(float(wanted.std()), np.finfo(np.float32).tiny))
 
 
-def _scaled(sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, int]:
+def scaled(sizes: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, int]:
     """Sides as multiples of what the network can halve, or cut into patches."""
     levels = len(config.get("block_out_channels") or ()) - 1
     unit = max(_SMALLEST_SIDE, 2 ** max(0, levels), int(config.get("patch_size") or 1))

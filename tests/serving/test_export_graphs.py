@@ -11,9 +11,11 @@ import pytest
 import serving.export
 from gateway.export_command import put_in_place
 from salon.cli import main
+from serving.backends.onnx.network import Network
 from serving.errors import ModelError
 from serving.model import graphs_folder, open_model
 from serving.verify import MANIFEST, TOLERANCE, Compared, compare, difference, random_inputs
+from serving.verify_adapters import compare_adapters
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,15 @@ def test_every_graph_is_compared_at_two_batches_and_two_sizes(tiny_model: Path, 
     first, second = (each.shapes for each in compared if each.graph == "unet")
     assert first == {"sample": [1, 4, 8, 4], "timestep": [1], "encoder_hidden_states": [1, 11, 32]}
     assert second == {"sample": [3, 4, 8, 12], "timestep": [3], "encoder_hidden_states": [3, 20, 32]}
+
+
+def test_adapters_in_one_call_are_compared_with_merged_weights(tiny_model: Path, graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = compare_adapters(tiny_model, graphs)
+    assert [each.shapes["sample"] for each in compared] == [[4, 4, 8, 4], [5, 4, 8, 12]]
+    assert all(each.passed and 0 < each.error < 1e-4 for each in compared)
+    attach = Network.attach
+    monkeypatch.setattr(Network, "attach", lambda self, entry, *told: attach(self, {1: 2, 2: 1}.get(entry, entry), *told))
+    assert all(each.error > 0.01 for each in compare_adapters(tiny_model, graphs))  # two arms' adapters exchanged
 
 
 def test_a_graph_that_computes_something_else_is_refused_and_nothing_is_written(
