@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.backends.onnx.bound import Bound
+from serving.backends.onnx.host import Host
 from serving.backends.onnx.providers import Range
 from serving.backends.onnx.session import Providers
 from serving.errors import ModelError
@@ -82,7 +83,7 @@ class Graph:
         self.provider = opened.plan.name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._prepare = prepare or dict
-        self._kept: Inputs = {}
+        self._host = Host(self._session)
         self._bound: Bound | None = None
         if opened.plan.name in ("cuda", "tensorrt"):
             self._bound = Bound(self._session, "cuda", providers.placement.index, recorded=opened.plan.graph)
@@ -97,18 +98,12 @@ class Graph:
 
     def keep(self, **inputs: NDArray[Any]) -> None:
         """Inputs that stay the same from call to call, whole for every row, and on the device where there is one."""
-        if self._bound:
-            self._bound.keep(inputs)
-        else:
-            self._kept = self._kept | inputs  # another dictionary: calls under way have the one before
+        (self._bound or self._host).keep(inputs)
 
     def _run(self, inputs: Inputs, outputs: list[str]) -> list[NDArray[np.float32]]:
         if self._bound:
             return self._bound.run(self._prepare(inputs), outputs)
-        kept = self._kept
-        if self.provider != "cpu":
-            return list(self._session.run(outputs, self._prepare(inputs) | kept))
-        return self._cores.run(lambda rows: list(self._session.run(outputs, self._prepare(rows) | kept)), inputs)
+        return self._cores.run(lambda rows: self._host.run(self._prepare(rows), outputs), inputs)
 
 
 def expected_weights(path: Path) -> dict[str, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from serving.backends.onnx.apart import Apart
 from serving.backends.onnx.banks import Banks
 from serving.backends.onnx.blocks import in_blocks, side_by_side
 from serving.backends.onnx.graph import Cores, Graph, expected_weights
+from serving.backends.onnx.heap import give_back
 from serving.backends.onnx.surgery import ADAPTER, Site, add_branches, layers
 from serving.weights import Weights
 
@@ -125,6 +126,7 @@ class Network:
             self._banks = Banks(made.sites, self._entries, self._banks)
             made.graph.keep(**self._banks.arrays)
             self._graph = made.graph
+            give_back()
 
     def _merged_graph(self, adapter: Adapter, scale: float) -> Graph:
         return Graph(self._path, merge(self._weights, adapter, self._part, scale), self._cores)
