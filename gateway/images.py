@@ -15,6 +15,7 @@ from litestar.response import Stream
 
 from gateway import generation
 from gateway.access import needs
+from gateway.equalise import hold
 from gateway.generation import Finished, Started
 from gateway.image_request import Format, ImageRequest
 from gateway.partial import Partial, Progress
@@ -123,11 +124,7 @@ async def _alike(gateway: Gateway, started: Started, finished: Finished, gone: a
         weights = life.allocation.weights
         arms = [arm for arm in life.declared.arms if weights.get(arm, 0.0) > 0]
         hold_ms = gateway.equaliser.hold_ms(life.name, arms, started.arm, finished.latency_ms)
-        if (hold_seconds := min(hold_ms / 1000, limit_seconds)) > 0:
-            began = time.perf_counter()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), hold_seconds)
-            finished = finished.held(1000 * (time.perf_counter() - began))
+        finished = finished.held(await hold(min(hold_ms / 1000, limit_seconds), gone))
     gateway.latencies.add(life.name, started.arm, finished.latency_ms)
     return finished
 

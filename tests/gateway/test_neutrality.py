@@ -68,26 +68,34 @@ def salon(tmp_path_factory: pytest.TempPathFactory, model: Path, engines: list[L
         live.stop()
 
 
-def test_arms_of_2_and_6_steps_are_answered_alike(salon):
-    """After 30 requests of each arm the faster is held: what people wait is alike, and the events say what was done."""
-    for i in range(140):
-        salon.client.generate("a cat", route="hero", user=f"unit {i}")
-    told = [event for event in salon.events("generation", 140) if event.experiment == "alike"]
-    assert len(told) == 140 and {event.status for event in told} == {"ok"}
-    later = {arm: [event for event in told if event.arm == arm][35:] for arm in ("two", "six")}
-    held = {arm: np.array([float(event.attributes.get("held_ms", 0)) for event in events]) for arm, events in later.items()}
-    waited = {arm: np.array([event.queue_ms + event.service_ms for event in events]) for arm, events in later.items()}
-    apart = np.median(waited["six"] - held["six"]) - np.median(waited["two"] - held["two"])
-    left = np.median(waited["six"]) - np.median(waited["two"])
-    assert apart > 1 and abs(left) < 0.4 * apart
-    assert held["two"].mean() > 5 * held["six"].mean()
+def test_the_faster_of_two_arms_is_held_and_events_say_so(salon):
+    """From the 30th request of both arms on. That waits are then alike in mean and shape is shown, without noise, in test_equalise.py."""
+    answered = {}
+    for i in range(110):
+        began = time.perf_counter()
+        shown = salon.client.generate("a cat", route="hero", user=f"unit {i}")
+        answered[shown.generation_id] = 1000 * (time.perf_counter() - began)
+    told = [event for event in salon.events("generation", 110) if event.experiment == "alike"]
+    assert len(told) == 110 and {event.status for event in told} == {"ok"}
+    counts, held = {"two": 0, "six": 0}, {"two": [], "six": []}
+    for event in told:
+        counts[event.arm] += 1
+        hold_ms = float(event.attributes.get("held_ms", 0))
+        if min(counts.values()) < 30:
+            assert hold_ms == 0
+        else:
+            held[event.arm].append(hold_ms)
+    assert np.mean(np.array(held["two"]) > 0) > 0.5 and np.mean(held["two"]) > np.mean(held["six"])
+    for event in told:  # what was held was waited for, and is told as waiting
+        hold_ms = float(event.attributes.get("held_ms", 0))
+        assert hold_ms <= event.queue_ms + 0.1 and event.queue_ms + event.service_ms <= answered[str(event.generation_id)]
     assert {event.attributes["rows"] for event in told} == {"2"} and {event.attributes["batch_rows"] for event in told} == {"2.00"}
     text = httpx.get(f"{salon.url}/metrics").text
     assert 'salon_latency_gap_low_ms{arm="six",experiment="alike"}' in text
     counted = {
-        arm: text.split(f'salon_arm_generations_total{{arm="{arm}",experiment="alike",status="ok"}} ')[1].split()[0] for arm in later
+        arm: text.split(f'salon_arm_generations_total{{arm="{arm}",experiment="alike",status="ok"}} ')[1].split()[0] for arm in counts
     }
-    assert sum(map(float, counted.values())) == 140
+    assert sum(map(float, counted.values())) == 110
 
 
 def streamed(salon, **asked):
