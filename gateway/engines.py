@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config import EngineSection
+from serving.errors import ModelError
 from serving.job import Job, Loaded, Picture, Preview
 from serving.registry import Registry
 from serving.remote.engine import RemoteEngine
@@ -123,7 +124,8 @@ class Engines:
             raise
 
     def _is_remote(self, variant: Variant) -> bool:
-        return self._sections[variant.engine].url is not None
+        section = self._sections.get(variant.engine)
+        return section is not None and section.url is not None
 
     def _remote_engine(self, name: str) -> RemoteEngine:
         if name not in self._remote:
@@ -140,7 +142,9 @@ class Engines:
 
         with self._making:
             if name not in self._local:
-                section = self._sections[name]
+                section = self._sections.get(name)
+                if section is None:
+                    raise ModelError(f"engine {name!r} was added to the file after the start; start the gateway again")
                 self._local[name] = Devices(
                     [
                         LocalEngine(

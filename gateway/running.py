@@ -1,6 +1,7 @@
 """A gateway that runs: its parts, what it watches in the background, and whether it is ready."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -210,7 +211,8 @@ class Gateway:
 
     async def _open_reports(self, loading: list[Future[Loaded]]) -> None:
         """Open the warehouse once pictures can be made, so that it does not delay them."""
-        await asyncio.wait([asyncio.wrap_future(future) for future in loading], timeout=REPORTS_WAIT_SECONDS)
+        # a failure is told by readiness, so none is lost with its future
+        await asyncio.wait([asyncio.ensure_future(_ended(future)) for future in loading], timeout=REPORTS_WAIT_SECONDS)
         self.reports.start()
 
     def _let_go(self, task: "asyncio.Task[Any]") -> None:
@@ -277,3 +279,8 @@ class Gateway:
         except OSError:
             return None
         return (status.st_mtime_ns, status.st_size) if status else None
+
+
+async def _ended(future: Future[Loaded]) -> None:
+    with contextlib.suppress(Exception, asyncio.CancelledError):
+        await asyncio.wrap_future(future)

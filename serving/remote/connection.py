@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from serving.errors import Busy, Late, ModelError
-from serving.remote.failures import Lost, Refused, Unanswered
+from serving.remote.failures import Lost, NotReady, Refused, Unanswered
 from serving.remote.settings import read_token
 
 CONNECT_SECONDS = 5.0
@@ -91,7 +91,7 @@ def _failure(url: str, status: int, headers: Mapping[str, str], body: bytes) -> 
     if status == 429:
         return Busy(_seconds(headers.get("Retry-After")))
     if status in (502, 503):
-        return Lost(f"{url} is not ready: {text}")
+        return NotReady(f"{url} is not ready: {text}")
     if status == 504:
         return Late(f"{url}: {text}")
     if status in (401, 403):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from serving.errors import Away, Busy, Late, ModelError
 from serving.job import Job, Loaded, Picture
 from serving.remote.connection import Connection, open_session
-from serving.remote.failures import Lost, Refused
+from serving.remote.failures import Lost, NotReady, Refused
 from serving.remote.settings import RemoteSettings
 from serving.remote.worker import Worker
 from serving.variant import Variant
@@ -32,6 +32,7 @@ class RemoteEngine:
         self._known: dict[Variant, Loaded] = {}
         self._wanted: dict[Variant, str] = {}
         self._under_way: dict[tuple[Worker, Variant], asyncio.Task[Loaded]] = {}
+        self._glances: dict[Worker, asyncio.Task[bool]] = {}
         self._watchers = [asyncio.create_task(self._watch(worker)) for worker in self.workers]
 
     def loaded(self, variant: Variant) -> Loaded | None:
@@ -45,9 +46,14 @@ class RemoteEngine:
         return self._wanted[variant] or self.problems() or None
 
     def problems(self) -> str:
-        """Which workers are away or hold something else than the others; empty when all is well."""
-        away = [f"worker {worker.url} is away: {worker.reason}" for worker in self.workers if worker.alive is False]
-        return "; ".join([*away, *dict.fromkeys(text for worker in self.workers for text in worker.refused.values())])
+        """Which workers are away, lack variants that others have, or hold something else; empty when all is well."""
+        told = [worker.reason for worker in self.workers if worker.alive is False]
+        for worker in self.workers:
+            lacking = sum(variant not in worker.served and variant not in worker.refused for variant in self._known)
+            if worker.alive and lacking:
+                told.append(f"{worker.url} does not have {lacking} of {len(self._known)} variants yet")
+            told += worker.refused.values()
+        return "; ".join(dict.fromkeys(told))
 
     def queue_seconds(self) -> float:
         """Predicted seconds until the least loaded worker would begin with something new."""
@@ -98,7 +104,7 @@ class RemoteEngine:
         passed: set[Worker] = set()
         again = False
         failure: Exception | None = None
-        while worker := self._least_loaded(variant, passed):
+        while worker := self._least_loaded(variant, passed) or await self._arriving(variant, passed):
             served, waited = worker.served[variant], time.perf_counter() - began
             left = deadline_seconds - waited if deadline_seconds is not None else None
             if left is not None and left <= 0:
@@ -120,6 +126,7 @@ class RemoteEngine:
                     break
                 again = True
                 log.warning("a request is asked again: %s", error)
+                self._glance(worker)
                 if not await self._may_be_asked_again(worker, variant, error):
                     passed.add(worker)
                 continue
@@ -133,7 +140,7 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Stop looking, cancel what is being loaded, close all connections."""
-        tasks = [*self._watchers, *self._under_way.values()]
+        tasks = [*self._watchers, *self._under_way.values(), *self._glances.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,12 +151,33 @@ class RemoteEngine:
         able = [worker for worker in self.workers if worker.alive and variant in worker.served and worker not in passed]
         return min(able, key=lambda worker: worker.work.backlog_ms(now), default=None)
 
+    async def _arriving(self, variant: Variant, passed: set[Worker]) -> Worker | None:
+        """The first worker that gets the variant now, when none has it: one that was just started. None when none does."""
+        loads = {
+            self._load_on(worker, variant): worker
+            for worker in self.workers
+            if worker.alive and worker not in passed and variant not in worker.served and variant not in worker.refused
+        }
+        pending = set(loads)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if variant in loads[task].served:
+                    return loads[task]
+        return None
+
     def _over(self, worker: Worker, left_seconds: float | None) -> float:
         """Seconds by which the wait at a server that knows no bound of its own is too long."""
         if self._settings.model is None:
             return 0.0
         bound = self._max_queue_seconds if left_seconds is None else min(self._max_queue_seconds, left_seconds)
         return worker.work.backlog_ms(time.perf_counter()) / 1000 - bound
+
+    def _glance(self, worker: Worker) -> None:
+        """Look before it is time, so that no other request goes to a worker that died."""
+        if worker not in self._glances:
+            task = self._glances[worker] = asyncio.create_task(worker.look())
+            task.add_done_callback(lambda _: self._glances.pop(worker, None))
 
     async def _may_be_asked_again(self, worker: Worker, variant: Variant, error: Exception) -> bool:
         """Is a worker that lost or refused a request good for another try?
@@ -158,6 +186,8 @@ class RemoteEngine:
         lost, another worker is better, if there is one.
         """
         if isinstance(error, Lost) and (self._least_loaded(variant, {worker}) is not None or not await worker.look()):
+            return False
+        if isinstance(error, NotReady) and await self._arriving(variant, {worker}):
             return False
         worker.served.pop(variant, None)
         task = self._load_on(worker, variant)
@@ -176,13 +206,14 @@ class RemoteEngine:
         self._under_way.pop(key, None)
         if not task.cancelled() and (error := task.exception()):
             self._wanted[key[1]] = str(error) or type(error).__name__
-            log.log(logging.ERROR if isinstance(error, ModelError) else logging.INFO, "a variant is not loaded: %s", error)
+            if not isinstance(error, Away):  # that a worker is away was told when it went
+                log.error("a variant is not loaded: %s", error)
 
     async def _load(self, worker: Worker, variant: Variant) -> Loaded:
-        if worker.alive is None:
+        while worker.alive is None:
             await worker.look()
         if not worker.alive:
-            raise Away(f"{worker.url}: {worker.reason}")
+            raise Away(worker.reason)
         try:
             served = await worker.load(variant)
             known = self._known.setdefault(variant, served.loaded)

@@ -9,5 +9,9 @@ class Unanswered(Lost):
     """It did not answer in time; it may only be slow."""
 
 
+class NotReady(Lost):
+    """It answers that it cannot now: it is starting, loading or closing."""
+
+
 class Refused(Exception):
     """The worker understood and will not: the values are wrong, or it does not know the variant."""

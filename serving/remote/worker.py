@@ -19,8 +19,9 @@ from serving.remote.workload import Workload, predicted_ms, row_steps
 from serving.variant import Variant
 
 log = logging.getLogger(__name__)
-PROBE_SECONDS = 2.0
-# probes in a row without an answer, after which a worker that accepts connections counts as dead
+PROBE_SECONDS = 4.0
+# Probes in a row without an answer, after which a worker that accepts connections counts as dead. One that imports or compiles
+# is slow for seconds; one whose process ended refuses connections, and is not waited for.
 PATIENCE = 3
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Worker:
     def __init__(self, connection: Connection, model: str | None) -> None:
         self.url = connection.url
         self.alive: bool | None = None
-        self.reason = "it was not looked at yet"
+        self.reason = f"{connection.url} was not looked at yet"
         self.served: dict[Variant, Served] = {}
         self.refused: dict[Variant, str] = {}
         self.work = Workload()
@@ -118,7 +119,7 @@ class Worker:
 
     def _bury(self, reason: str) -> None:
         if self.alive is not False:
-            log.warning("worker %s is away: %s", self.url, reason)
+            log.warning("a worker is away: %s", reason)
         self.alive, self.reason = False, reason
         self.served.clear()
         self.refused.clear()

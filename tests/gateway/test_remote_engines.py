@@ -45,7 +45,16 @@ async def test_a_remote_engine_behind_the_same_face(tmp_path):
     await double.stop()
     with pytest.raises(Away):
         await engines.draw(VARIANT, [Job(variant=VARIANT, prompt="a", seed=3)])
-    assert "is away" in engines.problems()["engine gpu"] and engines.failure(VARIANT)
+    assert "cannot connect" in engines.problems()["engine gpu"] and engines.failure(VARIANT)
+    await asyncio.to_thread(engines.close)
+
+
+async def test_an_engine_that_the_start_did_not_know_is_told_as_a_failure(tmp_path):
+    engines = engines_of(tmp_path)
+    assert engines.loaded(VARIANT) is None
+    with pytest.raises(ModelError, match="engine 'gpu' was added"):
+        await engines.load(VARIANT)
+    assert "start the gateway again" in engines.failure(VARIANT)
     await asyncio.to_thread(engines.close)
 
 
