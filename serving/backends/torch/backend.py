@@ -42,7 +42,7 @@ class TorchBackend:
     def __init__(self, model: Model, settings: EngineSettings, device: torch.device, places: int) -> None:
         """Load from the model's directory. Raises ModelError.
 
-        Mode strict turns torch's deterministic algorithms on for the whole process.
+        Mode strict on CUDA turns torch's deterministic algorithms on for the whole process.
         """
         self._model, self._device = model, device
         self._strict = settings.mode == "strict"
@@ -50,7 +50,7 @@ class TorchBackend:
         cuda, self._dtype = device.type == "cuda", _DTYPES[settings.precision]
         self._compiled = settings.compile
         self._bucketed = (cuda and settings.cuda_graphs) or settings.compile
-        if self._strict:
+        if cuda and self._strict:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False

@@ -51,6 +51,10 @@ def load_part(model: Model, part: str, device: torch.device, dtype: torch.dtype,
     module.load_state_dict(values, strict=True, assign=True)
     pixels_last = device.type == "cuda" and part not in model.layout.text_encoders
     module.eval().requires_grad_(False).to(device, dtype)
+    if dtype is torch.float16:  # layers that overflow there, by their own class (T5's)
+        for name in getattr(module.model, "_keep_in_fp32_modules", None) or ():
+            for layer in (layer for path, layer in module.named_modules() if path.endswith(f".{name}")):
+                layer.float()
     if pixels_last:  # what tensor cores want of convolutions
         module.to(memory_format=torch.channels_last)
     return Part(module, tuple(made.axes), made.outputs)
