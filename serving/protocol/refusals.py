@@ -10,7 +10,6 @@ Refused
 
 import logging
 import math
-from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
 import msgspec
@@ -72,8 +71,6 @@ def answer(error: Exception) -> Response[bytes]:
             status, headers = 429, {"retry-after": str(max(1, math.ceil(error.retry_after_seconds)))}
         case Late():
             status = 504
-        case CancelledError():
-            status, error = 503, NotReady("the worker is closing; ask another")
         case _:
             log.error("a request failed", exc_info=error)
             status = 500

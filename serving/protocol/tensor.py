@@ -59,8 +59,8 @@ def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryvie
             f"tensor {name!r}: {datatype} of shape {list(shape)} takes {count * dtype.itemsize} bytes, but binary_data_size is {len(data)}"
         )
     if datatype == "BOOL":
-        return Tensor(name, datatype, shape, (np.frombuffer(data, np.uint8) != 0).reshape(shape))
-    return Tensor(name, datatype, shape, np.frombuffer(data, dtype).reshape(shape))
+        return Tensor(name, datatype, shape, _shaped(name, np.frombuffer(data, np.uint8) != 0, shape))
+    return Tensor(name, datatype, shape, _shaped(name, np.frombuffer(data, dtype), shape))
 
 
 def _strings(name: str, shape: tuple[int, ...], count: int, data: memoryview) -> list[bytes]:
@@ -124,7 +124,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> 
             array = np.array(values, dtype)
     except OverflowError:
         raise WireError(f"tensor {name!r}: an element does not fit {datatype}") from None
-    return Tensor(name, datatype, shape, array.reshape(shape))
+    return Tensor(name, datatype, shape, _shaped(name, array, shape))
 
 
 def _levels(name: str, shape: tuple[int, ...], data: bytes) -> int:
@@ -141,6 +141,13 @@ def _levels(name: str, shape: tuple[int, ...], data: bytes) -> int:
     if lists > nested or commas > prod(shape) + nested:
         raise WireError(f"tensor {name!r}: `data` has not the elements that shape {list(shape)} tells")
     return max(1, len(shape)) if lists > 1 else 1
+
+
+def _shaped(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        return array.reshape(shape)
+    except ValueError:  # no elements, and the other dimensions beyond what numpy can count
+        raise WireError(f"tensor {name!r}: shape {str(list(shape))[:80]} is too large") from None
 
 
 def _dtype(name: str, datatype: str) -> np.dtype[Any]:

@@ -50,10 +50,11 @@ class Worker:
         futures = self.engine.submit_all(jobs, deadline_seconds=deadline_seconds)
         try:
             return await asyncio.gather(*map(asyncio.wrap_future, futures))
-        except RuntimeError as error:
-            if self.closing:
-                raise NotReady("the worker was closed before the images were done; ask another") from error
-            raise
+        except (RuntimeError, asyncio.CancelledError) as error:
+            # the engine cancels what waits when it is closed; a cancelled request is another matter
+            if not self.closing or (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise NotReady("the worker was closed before the images were done; ask another") from error
         finally:
             for future in futures:
                 future.cancel()
