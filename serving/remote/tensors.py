@@ -1,5 +1,6 @@
 """Jobs as tensors of a request, and pictures from those of an answer."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -71,16 +72,16 @@ def pictures_of(response: InferResponse, n: int, size: tuple[int, int], wall_ms:
     if encoded is None:
         rgb = _pixels(outputs.get("IMAGE"), n, size)
     told = {name: _numbers(outputs.get(name), n) for name in ("QUEUE_MS", "SERVICE_MS", "STEPS", "ROWS", "BATCH_ROWS")}
-    service = told["SERVICE_MS"] if "SERVICE_MS" in outputs else np.full(n, wall_ms)
+    service = told["SERVICE_MS"] if "SERVICE_MS" in outputs else [wall_ms] * n
     return [
         Picture(
             rgb=rgb[i] if rgb is not None else np.empty((0, 0, 3), np.uint8),
             encoded=encoded[i] if encoded is not None else b"",
-            queue_ms=float(told["QUEUE_MS"][i]),
-            service_ms=float(service[i]),
+            queue_ms=told["QUEUE_MS"][i],
+            service_ms=service[i],
             steps=int(told["STEPS"][i]),
             rows=int(told["ROWS"][i]),
-            batch_rows=float(told["BATCH_ROWS"][i]),
+            batch_rows=told["BATCH_ROWS"][i],
         )
         for i in range(n)
     ]
@@ -122,15 +123,15 @@ def _pixels(tensor: Tensor | None, n: int, size: tuple[int, int]) -> np.ndarray[
     return tensor.data.reshape(n, height, width, 3)
 
 
-def _numbers(tensor: Tensor | None, n: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _numbers(tensor: Tensor | None, n: int) -> list[float]:
     if tensor is None:
-        return np.zeros(n)
+        return [0.0] * n
     if isinstance(tensor.data, list) or tensor.data.size not in (1, n):
         raise Lost(f"{tensor.name} is {tensor.datatype} {list(tensor.shape)}; one number per picture was expected")
-    values = np.broadcast_to(tensor.data.reshape(-1).astype(np.float64), (n,))
-    if not np.isfinite(values).all() or (values < 0).any():
+    values = [float(value) for value in tensor.data.reshape(-1).tolist()]
+    if not all(0 <= value < math.inf for value in values):
         raise Lost(f"{tensor.name} holds what is no duration or count")
-    return values
+    return values * n if len(values) < n else values
 
 
 def undeclared(inputs: Mapping[str, Declared]) -> list[str]:

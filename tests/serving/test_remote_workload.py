@@ -1,10 +1,15 @@
-"""What a client predicts of a worker's work, and where a token comes from."""
+"""What a client predicts of a worker's work, what it takes for an answer, and where a token comes from."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.protocol.tensor import NUMBERS, Tensor
+from serving.protocol.wire import InferResponse
+from serving.remote.failures import Lost
 from serving.remote.settings import RemoteSettings, read_token
+from serving.remote.tensors import OUTPUTS, pictures_of
 from serving.remote.workload import Workload, predicted_ms, row_steps
 
 
@@ -60,3 +65,27 @@ def test_a_token_is_read_from_its_place(tmp_path):
     assert read_token(f"file:{tmp_path}/token", {}) == read_token("env:T", {"T": " abc "}) == "abc"
     assert read_token(None, {}) is None
     assert RemoteSettings(urls=("http://a:1", "https://b/prefix"), token="env:T").token == "env:T"
+
+
+ARRAYS = st.one_of(
+    st.tuples(st.sampled_from(["FP32", "INT64", "UINT8", "BOOL"]), st.lists(st.integers(0, 5), max_size=4), st.binary(max_size=8)).map(
+        lambda drawn: (drawn[0], np.resize(np.frombuffer(drawn[2] or b"\\0", np.uint8), drawn[1]).astype(NUMBERS[drawn[0]]))
+    ),
+    st.lists(st.one_of(st.just(b"\\x89PNG\\r\\n\\x1a\\n"), st.binary(max_size=9)), max_size=3).map(lambda files: ("BYTES", files)),
+    st.sampled_from(
+        [("FP32", np.array([np.nan, 1.0], np.float32)), ("FP64", np.array([np.inf])), ("UINT8", np.zeros((2, 8, 8, 3), np.uint8))]
+    ),
+)
+
+
+@given(st.dictionaries(st.sampled_from(OUTPUTS), ARRAYS))
+def test_whatever_a_server_answers_is_pictures_or_a_lost_request(found):
+    outputs = {
+        name: Tensor(name, kind, (len(data),) if isinstance(data, list) else data.shape, data) for name, (kind, data) in found.items()
+    }
+    try:
+        pictures = pictures_of(InferResponse(model_name="m", outputs=outputs), 2, (8, 8), 30.0)
+    except Lost:
+        return
+    assert len(pictures) == 2 and all(bool(p.encoded) != (p.rgb.shape == (8, 8, 3)) for p in pictures)
+    assert all(0 <= p.queue_ms < np.inf and 0 <= p.service_ms < np.inf for p in pictures)
