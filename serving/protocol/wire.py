@@ -13,7 +13,10 @@ import msgspec
 
 from serving.protocol.tensor import Tensor, WireError, from_bytes, from_json, to_bytes, to_json
 
-__all__ = ["InferRequest", "InferResponse", "RequestedOutput", "Tensor", "WireError"]
+__all__ = [
+    "InferRequest", "InferResponse", "RequestedOutput", "Tensor", "WireError",
+    "decode_request", "decode_response", "encode_request", "encode_response",
+]  # fmt: skip
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 Parameters = dict[str, str | int | float | bool]
 _TENSORS = 256
