@@ -213,7 +213,7 @@ def test_blocks_say_the_entry_of_every_row(entries: list[int]) -> None:
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["a", "b", "ab"]), st.integers(1, 9)), min_size=1, max_size=8))
 def test_banks_hold_what_was_attached_last_at_any_rank(steps: list[tuple[int, str, int]]) -> None:
     """Linear layers that share a bank: B A of every entry is that of the last attachment, zero for layers that it leaves alone."""
-    sites = {name: Site(name, "matmul", 3, 4, down="down:a", position=i, sharing=2) for i, name in enumerate("ab")}
+    sites = {name: Site(name, "matmul", 3, 4, down="down/a", position=i, sharing=2) for i, name in enumerate("ab")}
     rng, banks, expected = np.random.default_rng(0), Banks(sites, 4), np.zeros((4, 2, 3, 4))
     for number, (entry, modules, rank) in enumerate(steps):
         made = {name: (rng.normal(size=(rank, 3)).astype(np.float32), rng.normal(size=(4, rank)).astype(np.float32)) for name in modules}
@@ -223,9 +223,9 @@ def test_banks_hold_what_was_attached_last_at_any_rank(steps: list[tuple[int, st
         expected[entry] = 0
         for name, (down, up) in made.items():
             expected[entry, "ab".index(name)] = (up.astype(float) @ down).T
-    rank = banks.arrays["up:a"].shape[1]
+    rank = banks.arrays["up/a"].shape[1]
     for i, name in enumerate("ab"):
-        found = banks.arrays["down:a"][:, :, i * rank : (i + 1) * rank].astype(float) @ banks.arrays[f"up:{name}"]
+        found = banks.arrays["down/a"][:, :, i * rank : (i + 1) * rank].astype(float) @ banks.arrays[f"up/{name}"]
         assert np.allclose(found, expected[:, i], atol=1e-4)
 
 

@@ -7,10 +7,16 @@ import types
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 
+from serving.adapters.lora import Adapter, Lora
+from serving.adapters.targets import factors
+from serving.backends.onnx.backend import OnnxBackend
+from serving.backends.onnx.banks import Banks
 from serving.backends.onnx.bound import Bound
-from serving.backends.onnx.graph import Cores, Graph
+from serving.backends.onnx.graph import Cores, Graph, expected_weights
 from serving.backends.onnx.half import halved
 from serving.backends.onnx.providers import (
     CPU,
@@ -28,9 +34,13 @@ from serving.backends.onnx.providers import (
     profile,
     shapes_text,
 )  # fmt: skip
+from serving.backends.onnx.ranges import ranges
 from serving.backends.onnx.session import Providers, free_inputs, weights_digest
+from serving.backends.onnx.surgery import add_branches
+from serving.backends.port import Seat
 from serving.errors import ModelError
 from serving.model import graphs_folder, open_model
+from serving.samplers import table
 from serving.settings import EngineSettings
 from serving.weights import find, read_part
 
@@ -181,8 +191,6 @@ def test_a_provider_that_does_not_open_gives_way_loudly_and_once(unet, tmp_path:
 
 
 def test_a_plugin_without_a_device_says_so(monkeypatch: pytest.MonkeyPatch, unet, tmp_path: Path) -> None:
-    import onnxruntime as ort
-
     path, weights, _ = unet
     registered: list[tuple[str, str]] = []
     plugin = types.ModuleType(RTX_PLUGIN)
@@ -201,23 +209,24 @@ def test_an_error_of_the_graph_is_not_blamed_on_the_device(unet, tmp_path: Path)
         Graph(path, weights, Cores(1, by_row=True), data=b"nonsense")
 
 
+def run_half(data: bytes, weights: dict, inputs: dict) -> np.ndarray:
+    initializers = onnx.load_model_from_string(data).graph.initializer
+    names = [value.name for value in initializers if value.data_location == onnx.TensorProto.EXTERNAL]
+    held = [np.ascontiguousarray(find(weights, name).astype(np.float16)) for name in names]
+    options = ort.SessionOptions()
+    options.add_external_initializers(names, [ort.OrtValue.ortvalue_from_numpy(array) for array in held])
+    return ort.InferenceSession(data, options, providers=[CPU]).run(None, inputs)[0]
+
+
 def test_fp16_is_the_same_network(unet) -> None:
     """On the CPU, where ONNX Runtime widens what it has no fp16 kernel for: the graph's structure and types hold."""
-    import onnx
-    import onnxruntime as ort
-
     path, weights, inputs = unet
     exact = Graph(path, weights, Cores(1, by_row=True))(**inputs)
     graph = onnx.load_model_from_string(halved(path.read_bytes()))
     halves = {value.data_type for value in graph.graph.initializer if value.data_location == onnx.TensorProto.EXTERNAL}
     assert halves == {onnx.TensorProto.FLOAT16}
     assert {value.type.tensor_type.elem_type for value in (*graph.graph.input, *graph.graph.output)} == {onnx.TensorProto.FLOAT}
-    options = ort.SessionOptions()
-    external = [value.name for value in graph.graph.initializer if value.data_location == onnx.TensorProto.EXTERNAL]
-    held = [np.ascontiguousarray(find(weights, name).astype(np.float16)) for name in external]
-    options.add_external_initializers(external, [ort.OrtValue.ortvalue_from_numpy(array) for array in held])
-    session = ort.InferenceSession(graph.SerializeToString(), options, providers=[CPU])
-    rough = session.run(None, inputs)[0]
+    rough = run_half(graph.SerializeToString(), weights, inputs)
     assert rough.dtype == np.float32
     error = np.abs(rough - exact).max() / exact.std()
     assert 1e-6 < error < 0.02  # fp16 has 11 bits; and it was fp16
@@ -265,3 +274,65 @@ def test_buffers_of_shapes_long_gone_are_given_back(unet) -> None:
         mine = inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"][:, :1].repeat(tokens, axis=1)}
         got = bound.run(mine, ["out_sample"])[0]
     assert len(bound._by_shapes) == 32 and (got == plain(**mine)).all()
+
+
+def adapter_of(modules: dict[str, tuple[int, ...]], seed: int) -> Adapter:
+    rng = np.random.default_rng(seed)
+    loras: dict[str, Lora] = {}
+    for name, (outputs, *inputs) in modules.items():
+        up = rng.standard_normal((outputs, 2, *(1 for _ in inputs[1:])), np.float32)
+        loras[name] = Lora(rng.standard_normal((2, *inputs), np.float32) * 0.1, up)
+    return Adapter(Path("random"), f"random {seed}", {"unet": loras})
+
+
+@pytest.fixture(scope="module")
+def adapters(unet) -> list[Adapter]:
+    names = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "downsamplers.0.conv")
+    shapes = {name.removesuffix(".weight"): shape for name, shape in expected_weights(unet[0]).items()}
+    return [adapter_of({name: shape for name, shape in shapes.items() if name.endswith(names)}, seed) for seed in (1, 2)]
+
+
+def test_banked_graphs_have_profiles_and_halve(unet, adapters, tiny_model: Path, cache: Path) -> None:
+    """The graph as a device gets it: no Col2Im, names that TensorRT can read, fp16 with banks that stay fp32 until gathered."""
+    path, weights, inputs = unet
+    model = onnx.load(path, load_external_data=False)
+    sites = add_branches(model, list(adapters[0].modules["unet"]), "conv")
+    assert not any(node.op_type == "Col2Im" for node in model.graph.node)
+    banks = Banks(sites, 3)
+    for entry, adapter in enumerate(adapters, 1):
+        banks.attach(entry, {module: factors(lora, 1.0) for module, lora in adapter.modules["unet"].items()})
+    data = model.SerializeToString()
+    made = profile(free_inputs(data), ranges(open_model(str(tiny_model), cache), 3))
+    assert len(made.low) == 4 + len(banks.arrays) and shapes_text(made.usual).count(":") == len(made.low)
+    for name, array in banks.arrays.items():
+        sizes = zip(made.low[name], array.shape, made.high[name], strict=True)
+        assert all(low <= size <= high for low, size, high in sizes), name
+    mine = inputs | {"adapter": np.array([0, 1, 2])} | banks.arrays
+    exact = Graph(path, weights, Cores(1, by_row=True), data=data)
+    exact.keep(**banks.arrays)
+    expected = exact(**inputs, adapter=np.array([0, 1, 2]))
+    rough = run_half(halved(data), weights, mine)
+    assert 1e-6 < np.abs(rough - expected).max() / expected.std() < 0.02
+    casts = [node.input[0] for node in onnx.load_model_from_string(halved(data)).graph.node if node.op_type == "Cast"]
+    assert not set(casts) & set(banks.arrays)
+
+
+def test_a_device_without_its_libraries_draws_on_the_cpu_and_says_so(tiny_model: Path, cache: Path, adapters, caplog) -> None:
+    """Everything that a variant needs, asked for on CUDA: text encoder, network, adapters, decoder; one warning for the lane."""
+    model = open_model(str(tiny_model), cache)
+    steps = table(model.scheduler, "ddim", 2)
+    pictures = []
+    for device in ("cpu", "cuda"):
+        backend = OnnxBackend(model, EngineSettings(device=device, threads=1), cache, 2)
+        for entry, adapter in enumerate(adapters, 1):
+            backend.admit(adapter, 1.0)
+            backend.attach(entry, adapter, 1.0)
+        seats = [Seat(place=i, prompt="a cat", negative_prompt="", seed=i, table=steps, guidance=2.0, entry=i + 1) for i in range(2)]
+        backend.begin(seats)
+        backend.advance([0, 1])
+        backend.advance([0, 1])
+        pictures.append(backend.decode([0, 1]).astype(int))
+        backend.close()
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1 and pictures[0].std() > 5
+    told = [record.getMessage() for record in caplog.records if record.name == "serving.onnx"]
+    assert len(told) == 1 and "CUDAExecutionProvider is not installed; it needs this: onnxruntime-gpu" in told[0]

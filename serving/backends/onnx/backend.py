@@ -12,15 +12,17 @@ from serving.adapters.targets import check_parts
 from serving.backends.onnx.apart import Apart
 from serving.backends.onnx.graph import Cores, Graph
 from serving.backends.onnx.network import Network
+from serving.backends.onnx.providers import place
+from serving.backends.onnx.ranges import ranges
+from serving.backends.onnx.session import Providers
 from serving.backends.onnx.text import Array, Conditioning, TextEncoder
 from serving.backends.port import STRICT_ROWS, Seat
 from serving.cores import cores
-from serving.errors import ModelError
 from serving.model import Model, graphs_folder
 from serving.noise import initial_noise
 from serving.settings import EngineSettings
 from serving.tokenizer import open_tokenizers
-from serving.weights import read_part
+from serving.weights import Weights, read_part
 
 COMFORTABLE_AREA = 1024  # latent pixels up to which rows are cheap in memory and run apart
 _PIXELS_PER_DECODE = 512 * 512
@@ -33,9 +35,7 @@ class OnnxBackend:
 
     def __init__(self, model: Model, settings: EngineSettings, cache: Path, places: int, *, tensorrt: bool = False) -> None:
         """Load from the model's directory, exporting it first if it has no graphs. Raises ModelError."""
-        if settings.device != "cpu" or tensorrt:
-            raise ModelError(f'device {settings.device!r}: ONNX Runtime runs on the CPU here; set device = "cpu"')
-        self._model = model
+        self._model, self._providers = model, Providers(place(settings, cache, tensorrt=tensorrt))
         threads = settings.threads or cores()
         self._cores = Cores(threads, by_row=model.latent_height * model.latent_width <= COMFORTABLE_AREA)
         self._padded_rows = (settings.rows or STRICT_ROWS) if settings.mode == "strict" else 0
@@ -45,14 +45,19 @@ class OnnxBackend:
         weights = read_part(model.folder / network)
         self._text_weights = {part: read_part(model.folder / part) for part in model.layout.text_encoders}
         vae = read_part(model.folder / "vae")
-        self._decoder = Graph(self._graphs / "vae_decoder.onnx", vae, self._cores)
-        self._texts = {part: Graph(self._graphs / f"{part}.onnx", weights, self._cores) for part, weights in self._text_weights.items()}
+        self._ranges = ranges(model, settings.adapters + 1, settings.rows or self._padded_rows or None)
+        # some decoders overflow fp16 (force_upcast in their configurations), and decoding is a small share of the work
+        decoder, exact = self._graphs / "vae_decoder.onnx", self._providers.exactly()
+        self._decoder = Graph(decoder, vae, self._cores, providers=exact, ranges=self._ranges)
+        self._texts = {part: self._text_graph(part, weights) for part, weights in self._text_weights.items()}
         # strict: one text at a time, so that the text encoders too see one shape
         self._texts_at_once = 1 if self._padded_rows else None
         text = TextEncoder(model, self._texts, self._tokenizers, at_once=self._texts_at_once)
         self._text, self._texts_apart = text, Apart[TextEncoder]()
         path, strict = self._graphs / f"{network}.onnx", settings.mode == "strict"
-        self._network = Network(path, network, weights, self._cores, settings.adapters, strict=strict)
+        self._network = Network(
+            path, network, weights, self._cores, settings.adapters, strict=strict, providers=self._providers, ranges=self._ranges
+        )
         self.decode_at_once = max(1, _PIXELS_PER_DECODE // (model.height * model.width))
         self.model_bytes = sum(array.nbytes for part in (weights, *self._text_weights.values(), vae) for array in part.values())
         self._seats: list[Seat | None] = [None] * places
@@ -85,11 +90,14 @@ class OnnxBackend:
 
     def _merged_text(self, adapter: Adapter, scale: float) -> TextEncoder:
         graphs = {
-            part: Graph(self._graphs / f"{part}.onnx", merge(weights, adapter, part, scale), self._cores)
+            part: self._text_graph(part, merge(weights, adapter, part, scale))
             for part, weights in self._text_weights.items()
             if part in adapter.modules
         }
         return TextEncoder(self._model, self._texts | graphs, self._tokenizers, at_once=self._texts_at_once)
+
+    def _text_graph(self, part: str, weights: Weights) -> Graph:
+        return Graph(self._graphs / f"{part}.onnx", weights, self._cores, providers=self._providers, ranges=self._ranges)
 
     def begin(self, seats: Sequence[Seat]) -> None:
         """Texts of one encoder in one call."""

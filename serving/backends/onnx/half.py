@@ -64,6 +64,11 @@ class _Halving:
                 fp32 |= made
                 nodes.append(node)
                 continue
+            if node.op_type == "Gather" and node.input[0] in inputs:
+                # a few entries of a bank: casting what was gathered is less work than casting the bank
+                fp32.add(node.output[0])
+                nodes.append(node)
+                continue
             for place, name in enumerate(node.input):
                 if name in fp32 and name in self._floats and place not in _ALWAYS_FP32.get(node.op_type, ()):
                     nodes += self._cast(name)

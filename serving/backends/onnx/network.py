@@ -1,7 +1,7 @@
 """The network that denoises, with the adapters that were admitted beside its weights."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,8 +14,10 @@ from serving.adapters.targets import factors, targets
 from serving.backends.onnx.apart import Apart
 from serving.backends.onnx.banks import Banks
 from serving.backends.onnx.blocks import in_blocks, side_by_side
-from serving.backends.onnx.graph import Cores, Graph, expected_weights
+from serving.backends.onnx.graph import Cores, Graph, Inputs, expected_weights
 from serving.backends.onnx.heap import give_back
+from serving.backends.onnx.providers import Range
+from serving.backends.onnx.session import Providers
 from serving.backends.onnx.surgery import ADAPTER, Site, add_branches, layers
 from serving.weights import Weights
 
@@ -41,12 +43,27 @@ class Network:
     `admit` may be called beside the others, which share a thread.
     """
 
-    def __init__(self, path: Path, part: str, weights: Weights, cores: Cores, entries: int, *, strict: bool) -> None:
-        """`part` of the model by its directory's name; `entries` of the bank without 0. Raises ModelError."""
+    def __init__(
+        self,
+        path: Path,
+        part: str,
+        weights: Weights,
+        cores: Cores,
+        entries: int,
+        *,
+        strict: bool,
+        providers: Providers | None = None,
+        ranges: Mapping[str, Range] | None = None,
+    ) -> None:
+        """`part` of the model by its directory's name; `entries` of the bank without 0; `providers` and `ranges` as of `Graph`.
+
+        Raises ModelError.
+        """
+        self._providers, self._ranges = providers or Providers(), ranges
         self._path, self._part, self._weights, self._cores, self._strict = path, part, weights, cores, strict
         self._shapes = {name.removesuffix(_END): shape for name, shape in expected_weights(path).items() if name.endswith(_END)}
         self._entries = entries + 1
-        self._graph = Graph(path, weights, cores)
+        self._graph = self._opened(weights)
         self._banks: Banks | None = None
         self._merged = Apart[Graph]()
         self._lock = threading.Lock()
@@ -71,8 +88,9 @@ class Network:
             self._merged.prepare((adapter.digest, scale), lambda: self._merged_graph(adapter, scale))
             return
         modules = self._modules.union(loras)
-        sites = add_branches(model, modules)
-        graph = Graph(self._path, self._weights, self._cores, data=model.SerializeToString(), prepare=None if self._strict else in_blocks)
+        # Col2Im is the CPU's
+        sites = add_branches(model, modules, "col2im" if self._providers.placement.device == "cpu" else "conv")
+        graph = self._opened(self._weights, model.SerializeToString(), None if self._strict else in_blocks)
         with self._lock:
             self._modules, self._next = modules, Banked(graph, sites)
 
@@ -129,7 +147,10 @@ class Network:
             give_back()
 
     def _merged_graph(self, adapter: Adapter, scale: float) -> Graph:
-        return Graph(self._path, merge(self._weights, adapter, self._part, scale), self._cores)
+        return self._opened(merge(self._weights, adapter, self._part, scale))
+
+    def _opened(self, weights: Weights, data: bytes | None = None, prepare: Callable[[Inputs], Inputs] | None = None) -> Graph:
+        return Graph(self._path, weights, self._cores, providers=self._providers, ranges=self._ranges, data=data, prepare=prepare)
 
 
 def _dora(loras: Mapping[str, Lora]) -> bool:

@@ -95,15 +95,20 @@ def profile(inputs: Mapping[str, Sequence[int | str]], ranges: Mapping[str, Rang
     for name, (low, usual, high) in ranges.items():
         if not 1 <= low <= usual <= high:
             raise ModelError(f"range of {name!r} is {low}, {usual}, {high}; it must be 1 <= smallest <= usual <= largest")
+    known = {size: found for shape in inputs.values() for size in shape if isinstance(size, str) and (found := _range(size, ranges))}
     for source, shape in inputs.items():
-        for size in shape:
-            if isinstance(size, str) and size not in ranges:
-                raise ModelError(f"input {source} has the free dimension {size!r} without a range; known: {', '.join(sorted(ranges))}")
+        if lacking := [size for size in shape if isinstance(size, str) and size not in known]:
+            raise ModelError(f"input {source} has the free dimension {lacking[0]!r} without a range; known: {', '.join(sorted(ranges))}")
 
     def at(which: int) -> Shapes:
-        return {name: tuple(ranges[size][which] if isinstance(size, str) else size for size in shape) for name, shape in inputs.items()}
+        return {name: tuple(known[size][which] if isinstance(size, str) else size for size in shape) for name, shape in inputs.items()}
 
     return Profile(at(0), at(1), at(2))
+
+
+def _range(name: str, ranges: Mapping[str, Range]) -> Range | None:
+    """Of a dimension by its name, or by the first word of it: those of a bank are `rank of …`."""
+    return ranges.get(name) or ranges.get(name.partition(" ")[0])
 
 
 def shapes_text(shapes: Shapes) -> str:

@@ -58,6 +58,12 @@ class Providers:
         self._failed: set[str] = set()
         self._lock = threading.Lock()
 
+    def exactly(self) -> "Providers":
+        """The same in fp32, for a part that fp16 overflows. Notes and failures are shared."""
+        twin = Providers(msgspec.structs.replace(self.placement, precision="float32"), self._known)
+        twin.notes, twin._failed, twin._lock = self.notes, self._failed, self._lock
+        return twin
+
     def open(self, path: Path, data: bytes, weights: Weights, threads: int, ranges: Mapping[str, Range] | None = None) -> Opened:
         """A session of the graph `data`, which was read from `path`, with `weights` for its external initializers.
 

@@ -40,7 +40,7 @@ class Site(msgspec.Struct, frozen=True):
     @property
     def up(self) -> str:
         """The input that is the bank of B: [entries, rank, outputs], of convolutions [entries, outputs, rank]."""
-        return f"up:{self.module}"
+        return f"up/{self.module}"
 
     def down_shape(self, rank: int) -> tuple[int, ...]:
         """Of one entry of the bank of A: [inputs, sharing · rank], of convolutions [1, rank · taps, inputs]."""
@@ -103,7 +103,7 @@ def _shared(chosen: Mapping[str, tuple[Site, "onnx.NodeProto"]]) -> dict[str, Si
     for module, (site, node) in chosen.items():
         groups.setdefault(module if site.kind == "conv" else f"{site.kind} {node.input[0]}", []).append(site)
     return {
-        site.module: msgspec.structs.replace(site, down=f"down:{group[0].module}", position=i, sharing=len(group))
+        site.module: msgspec.structs.replace(site, down=f"down/{group[0].module}", position=i, sharing=len(group))
         for group in groups.values()
         for i, site in enumerate(group)
     }
