@@ -13,7 +13,7 @@ from analytics.settings import AnalyticsSettings, Document, analytics_settings
 from serving.errors import ModelError
 from serving.model import locate
 from serving.remote.settings import RemoteSettings
-from serving.settings import Dtype, EngineSettings
+from serving.settings import Dtype, EngineSettings, LoraForm
 from serving.variant import ExtendsError, Variant, inherit
 
 DEFAULT_TABLES: dict[str, Any] = {
@@ -77,6 +77,7 @@ class EngineSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Dtype | None = None
     compile: bool = False
     cuda_graphs: bool = True
+    lora: LoraForm = "gathered"
 
     def __post_init__(self) -> None:
         if self.device is None and self.url is None:

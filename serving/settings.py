@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 
 Dtype = Literal["float32", "float16", "bfloat16"]
+LoraForm = Literal["gathered", "concatenated", "grouped"]
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -16,7 +17,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     the batch be as large as it happens to be. `rows` bounds a call; by default it is found by a short measurement at load
     (fast), or 8 (strict). `adapters` is how many LoRAs lie on the device at once, `memory_mb` what models and adapters may take
     of its memory (default: 90 % of what is free at the start). `dtype` is that of weights and activations; samplers are always
-    fp32. `compile` and `cuda_graphs` concern torch. `threads` defaults to the cores that this process may use.
+    fp32. `compile`, `cuda_graphs` and `lora`, how rows of one call get different adapters, concern torch. `threads` defaults to the
+    cores that this process may use.
     """
 
     device: str = "cpu"
@@ -27,6 +29,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     dtype: Dtype | None = None
     compile: bool = False
     cuda_graphs: bool = True
+    lora: LoraForm = "gathered"
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] | None = None
 
     def __post_init__(self) -> None:

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from serving.adapters.lora import Adapter, Lora
-from serving.backends.torch.forms import Form, Shape, form_named
+from serving.backends.torch.forms import Concatenated, Form, Shape, check_form, form_named
 from serving.backends.torch.network import AdaptedNetwork
 from serving.backends.torch.parts import Part
 from serving.backends.torch.rows import BUCKETS, arrange, bucket
+from serving.errors import ModelError
 
 RANKS = (2, 3, 8)
 LAYERS = {"0": ["to_q", "to_out.0", "conv1"], "1": ["to_v", "time_emb_proj", "proj_in", "conv_shortcut"], "2": ["conv2", "conv", "proj"]}
@@ -110,6 +111,19 @@ def test_forms_agree_on_any_convolution(data: st.DataObject) -> None:
         form.choose(bank, entries)
         found = form.pictures(y.clone(memory_format=last), x.to(memory_format=last), shape, at)
         assert torch.allclose(found, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_a_form_that_is_wrong_on_a_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `grouped` must pass on a GPU before it is used, here with the other two, one of them spoilt."""
+    cpu = torch.device("cpu")
+    for name in ("gathered", "concatenated"):
+        for dtype in (torch.float32, torch.bfloat16):
+            check_form(name, cpu, dtype)
+    with pytest.raises(ModelError, match="needs a CUDA device"):
+        check_form("grouped", cpu, torch.float32)
+    monkeypatch.setattr(Concatenated, "tokens", lambda self, y, x, shape, at: y)
+    with pytest.raises(ModelError, match='set lora = "gathered", and report this'):
+        check_form("concatenated", cpu, torch.float32)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(0, 5), st.randoms())

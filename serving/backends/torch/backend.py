@@ -12,6 +12,7 @@ from serving.adapters.lora import Adapter
 from serving.backends.onnx.text import TextEncoder
 from serving.backends.port import STRICT_ROWS, Backend, Seat
 from serving.backends.torch.admitted import Admitted
+from serving.backends.torch.forms import check_form
 from serving.backends.torch.network import AdaptedNetwork, Divided
 from serving.backends.torch.parts import Decoder, Part, load_part, read_config
 from serving.backends.torch.places import Places
@@ -60,7 +61,10 @@ class TorchBackend:
         self._texts = {part: load_part(model, part, device, self._dtype) for part in model.layout.text_encoders}
         self._encoder = TextEncoder(model, self._texts, self._tokenizers, at_once=1 if self._strict else None)
         base = load_part(model, model.layout.network, device, self._dtype)
-        self._network = AdaptedNetwork(base, model.layout.network, settings.adapters, compiled=settings.compile, tuned=not self._strict)
+        check_form(settings.lora, device, self._dtype)
+        self._network = AdaptedNetwork(
+            base, model.layout.network, settings.adapters, settings.lora, compiled=settings.compile, tuned=not self._strict
+        )
         # diffusers says so of decoders that overflow in half precision
         upcast = self._dtype is torch.float16 and bool(read_config(model.folder / "vae").get("force_upcast"))
         vae = load_part(model, "vae", device, torch.float32 if upcast else self._dtype)
@@ -144,8 +148,8 @@ class TorchBackend:
         if self._called != tuple(places):
             self._arrange(places)
         index, network = self._indices[self._rows], self._divided or self._network
-        # strict: the same operations for everyone, whoever has an adapter
-        self._network.adapted = self._adapted or self._strict
+        # strict: the same operations for everyone, whoever has an adapter; compiled: no code for calls without is made while others wait
+        self._network.adapted = self._adapted or self._strict or self._compiled
         key = (self._rows, self._network.adapted) if self._divided is None else None
         with torch.no_grad():
             self._stream.step(key, lambda: self._places.step(index, network), lambda: self._places.rehearse(index, network))

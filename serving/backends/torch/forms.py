@@ -5,12 +5,13 @@ the adapter's scale are in `up` (Hu et al. 2021, eq. 3). A k × k convolution is
 all k² products of a pixel at once, and shifting adds them up, so its cost does not depend on the number of adapters.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import functional
 
-FormName = Literal["gathered", "concatenated", "grouped"]
+from serving.errors import ModelError
+from serving.settings import LoraForm
 
 
 class Shape(NamedTuple):
@@ -141,7 +142,7 @@ def shifted(products: torch.Tensor, shape: Shape) -> torch.Tensor:
     return moved
 
 
-def form_named(name: FormName, *, tuned: bool = True) -> Form:
+def form_named(name: LoraForm, *, tuned: bool = True) -> Form:
     """`tuned`: may kernels be chosen by measuring (grouped only)?"""
     if name == "gathered":
         return Gathered()
@@ -150,3 +151,41 @@ def form_named(name: FormName, *, tuned: bool = True) -> Form:
     from serving.backends.torch.grouped import Grouped
 
     return Grouped(tuned=tuned)
+
+
+def check_form(name: LoraForm, device: torch.device, dtype: torch.dtype) -> None:
+    """Compare a form with `gathered` on this device, on a layer of each kind. Raises ModelError when it cannot run or differs."""
+    if name == "gathered":
+        return
+    if name == "grouped" and device.type != "cuda":
+        raise ModelError('lora = "grouped" needs a CUDA device; set lora = "gathered" in [engines.…]')
+    token, picture = Shape(96, 80, 8), Shape(32, 48, 8, (3, 3), (1, 1), (1, 1))
+    random = torch.Generator().manual_seed(0)
+    bank = torch.randn(3, token.down_size + token.up_size + picture.down_size + picture.up_size, generator=random)
+    bank[0] = 0
+    x, y = torch.randn(3, 50, 96, generator=random), torch.randn(3, 50, 80, generator=random)
+    u, v = torch.randn(3, 32, 6, 6, generator=random), torch.randn(3, 48, 6, 6, generator=random)
+    bank, x, y, u, v = (value.to(device, dtype) for value in (bank, x, y, u, v))
+    entries, made = torch.tensor([2, 0, 1], device=device), []
+    for form in (Gathered(), _opened(name)):
+        form.choose(bank, entries)
+        tokens = form.tokens(y.clone(), x, token, 0)
+        made.append((tokens, form.pictures(v.clone(), u, picture, token.down_size + token.up_size)))
+    for expected, found in zip(*made, strict=True):
+        apart = float((expected - found).abs().max() / expected.abs().max())
+        if not apart < _TOLERANCE[dtype]:
+            raise ModelError(
+                f'lora = "{name}" is off by {apart:.1e} of "gathered" in {dtype} on this device; set lora = "gathered", and report this'
+            )
+
+
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}  # fp32 may be TF32
+
+
+def _opened(name: LoraForm) -> Form:
+    try:
+        return form_named(name, tuned=False)
+    except ImportError as error:
+        raise ModelError(
+            f'lora = "{name}" needs the package triton ({error}); pip install \'salon[gpu]\', or set lora = "gathered"'
+        ) from None

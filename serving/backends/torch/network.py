@@ -8,9 +8,10 @@ import torch
 
 from serving.adapters.lora import Adapter
 from serving.backends.torch import bank as banks
-from serving.backends.torch.forms import Form, FormName, form_named
+from serving.backends.torch.forms import Form, form_named
 from serving.backends.torch.layers import Adapted, Switch
 from serving.backends.torch.parts import Part
+from serving.settings import LoraForm
 
 Conditionings = dict[str, torch.Tensor]
 
@@ -23,7 +24,7 @@ class AdaptedNetwork:
     """
 
     def __init__(
-        self, base: Part, part: str, entries: int, form: FormName = "gathered", *, compiled: bool = False, tuned: bool = True
+        self, base: Part, part: str, entries: int, form: LoraForm = "gathered", *, compiled: bool = False, tuned: bool = True
     ) -> None:
         """`base`, called `part` in adapters (`unet`); `entries`: adapters beside none.
 
