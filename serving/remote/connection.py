@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 
 from serving.errors import Busy, Late, ModelError
-from serving.remote.failures import Lost, NotReady, Refused, Unanswered
+from serving.remote.failures import Closed, Lost, NotReady, Refused, Unanswered
 from serving.remote.settings import read_token
 
 CONNECT_SECONDS = 5.0
@@ -67,7 +67,8 @@ class Connection:
             except TimeoutError:
                 raise Unanswered(f"{self.url} does not answer") from None
             except (aiohttp.ClientError, OSError) as error:
-                raise Lost(f"{self.url}: {_why(error)}") from None
+                kind = Closed if isinstance(getattr(error, "os_error", None), ConnectionRefusedError) else Lost
+                raise kind(f"{self.url}: {_why(error)}") from None
             if status == 200:
                 return Answer(answered, data)
             if status != 401 or self._token_source is None:

@@ -9,6 +9,10 @@ class Unanswered(Lost):
     """It did not answer in time; it may only be slow."""
 
 
+class Closed(Lost):
+    """Its host takes no connection for it: what it is still doing for others ends by itself, well or not."""
+
+
 class NotReady(Lost):
     """It answers that it cannot now: it is starting, loading or closing."""
 

@@ -12,7 +12,7 @@ from serving.job import Job, Picture
 from serving.protocol.wire import WireError, decode_response, encode_request
 from serving.remote import other_server, salon_server
 from serving.remote.connection import Connection
-from serving.remote.failures import Lost, Unanswered
+from serving.remote.failures import Closed, Lost, NotReady, Unanswered
 from serving.remote.served import Served
 from serving.remote.tensors import backlog_ms, guidance_of, infer_request, pictures_of, steps_of
 from serving.remote.workload import Workload, predicted_ms, row_steps
@@ -41,7 +41,7 @@ class Worker:
         self._missed = 0
 
     async def look(self) -> bool:
-        """Probe once. A death ends every request under way here with Lost."""
+        """Probe once. The death of the host ends every request under way here with Lost; one that only closes may finish them."""
         try:
             await self._connection.get(salon_server.HEALTH if self._model is None else other_server.HEALTH, PROBE_SECONDS)
         except asyncio.CancelledError:
@@ -50,6 +50,8 @@ class Worker:
             self._missed = self._missed + 1 if isinstance(error, Unanswered) else PATIENCE
             if self._missed >= PATIENCE:
                 self._bury(str(error) or type(error).__name__)
+                if isinstance(error, Lost) and not isinstance(error, (Closed, NotReady)):
+                    self._give_up()
             return False
         self._missed = 0
         if not self.alive:
@@ -124,6 +126,8 @@ class Worker:
         self.served.clear()
         self.refused.clear()
         self.work.forget()
+
+    def _give_up(self) -> None:
         for death in self._deaths:
             if not death.done():
                 death.set_result(None)

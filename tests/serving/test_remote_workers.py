@@ -141,6 +141,21 @@ async def test_a_dead_host_that_closes_nothing_does_not_hold_a_request():
         assert "does not answer" in engine.problems()
 
 
+async def test_a_worker_that_closes_may_finish_what_it_began():
+    closing = Double()
+    closing.seconds = 1.0  # set before the start: so long it waits for requests
+    async with workers(closing) as engine:
+        await everywhere(engine)
+        drawing = asyncio.create_task(engine.draw(VARIANT, jobs()))
+        await until(lambda: closing.requests)
+        stopping = asyncio.create_task(closing.stop())
+        await until(lambda: engine.workers[0].alive is False)
+        assert not drawing.done()
+        assert (await drawing)[0].encoded == png(7)
+        await stopping
+        assert len(closing.requests) == 1
+
+
 async def test_a_worker_comes_back_by_itself_and_gets_its_variants():
     one = Double()
     async with workers(one) as engine:

@@ -52,7 +52,7 @@ class Double:
         app.router.add_get("/v2/models/{model}", self._describe)
         app.router.add_post("/v2/models/{model}/infer", self._infer)
         app.router.add_post("/v2/models/{model}/versions/{version}/infer", self._infer)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=max(0.1, 2 * self.seconds))
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.ssl_context, reuse_address=True)
         await site.start()
@@ -60,8 +60,8 @@ class Double:
         return self
 
     async def stop(self) -> None:
-        self.variants.clear()
         await self._runner.cleanup()
+        self.variants.clear()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler):
