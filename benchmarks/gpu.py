@@ -1,164 +1,167 @@
-"""One call on a CUDA machine: build a model's graphs, check torch on the GPU against the CPU engine, time the UNet's step.
+"""What Salon does on a CUDA machine, in one call: each part in a process of its own, so that one that fails costs only itself.
 
-python benchmarks/gpu.py [MODEL] [--rows 1,2,4,8,16]
+python benchmarks/gpu.py [--parts floors,kernels,…] [--wheels DIR] [--budget 570]
+python benchmarks/gpu.py --cpu-smoke      every part on tiny shapes on the CPU: shows that the script runs, measures nothing
 
-The check draws the same pictures (prompt, seed, sampler) twice: by the embedded ONNX engine on the CPU, and by diffusers'
-modules in torch on the GPU in fp32 without TF32. It fails past TOLERANCE_LEVELS of 255 in any pixel. Then the UNet's
-step is timed in fp16, launched from Python ("eager") and replayed as one CUDA graph. Exits with 1 without CUDA, or when the check fails.
+Networks have random weights in the exact shape of Stable Diffusion 1.5 and SDXL; nothing is downloaded. `--wheels` names a
+folder of wheels that the machine lacks (diffusers, msgspec); they are unpacked beside, not installed. What each part printed
+replaces that part's section in gpu-<device>.txt under benchmarks/serving/results, or under $OUT where that is set. Exits with
+1 without CUDA, or when a part fails.
 """
 
 import argparse
-import statistics
+import os
+import re
+import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from machine import machine
-from numpy.typing import NDArray
-
-TOLERANCE_LEVELS = 4
-PROMPTS, STEPS, GUIDANCE = ("a red heart", "pizza"), 10, 2.0
-WARM_UPS, REPEATS = 5, 30
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "serving/results"
+MARK = "── "
+# by importance; seconds after which a part is stopped
+PARTS = {
+    "floors": 60,
+    "kernels": 150,
+    "pictures": 120,
+    "steps-sd15": 120,
+    "loras-sd15": 180,
+    "bits": 150,
+    "speed-sd15": 240,
+    "gap-sd15": 180,
+    "steps-sdxl": 150,
+    "loras-sdxl": 240,
+    "loras-sd15-convolutions": 180,
+    "compile-sd15": 300,
+    "speed-sd15-compiled": 300,
+    "compile-sdxl": 420,
+    "ort-sd15": 240,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="salon/emoji-64", help="a packaged model, or a directory in diffusers layout")
-    parser.add_argument("--rows", default="1,2,4,8,16")
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.add_argument("--parts", default=",".join(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--wheels", type=Path, help="a folder of .whl files, used without a network")
+    parser.add_argument("--budget", type=float, default=570.0, help="seconds; parts that have not begun by then are left out, and said")
+    parser.add_argument("--cpu-smoke", action="store_true")
+    parser.add_argument("--only-part", choices=PARTS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    # a part must not outlive its parent, which may be stopped from outside
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if given.only_part:
+        return run(given.only_part, smoke=given.cpu_smoke)
+    if unknown := [part for part in given.parts.split(",") if part not in PARTS]:
+        parser.error(f"--parts {unknown[0]}: unknown; one of {', '.join(PARTS)}")
+    import torch
+
+    if not given.cpu_smoke and not torch.cuda.is_available():
         print("there is no CUDA device here, or torch was built without CUDA: nothing was measured", file=sys.stderr)
         return 1
-    device = torch.device("cuda")
-    print(machine("torch", "diffusers", "onnxruntime"))
-    print(f"{torch.cuda.get_device_name()} · CUDA {torch.version.cuda} · model {arguments.model}")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    modules = Modules(arguments.model, device, torch.float32)
-    largest, mean = compare(by_engine(arguments.model), modules.pictures())
-    print(f"fp32 against the CPU engine: at most {largest} of 255 levels apart, {mean:.3f} on average (allowed: {TOLERANCE_LEVELS})")
-    if largest > TOLERANCE_LEVELS:
-        print("FAILED")
-        return 1
-    modules = Modules(arguments.model, device, torch.float16)
-    for rows in map(int, arguments.rows.split(",")):
-        eager, graphed = modules.step_ms(rows)
-        print(f"UNet step, fp16, {rows:3} rows: eager {eager:8.3f} ms, CUDA graph {graphed:8.3f} ms, {rows / graphed * 1000:10,.0f} rows/s")
-    print(f"highest GPU memory: {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB")
+    with tempfile.TemporaryDirectory() as carried:
+        if given.wheels:
+            wheels = [str(path) for path in sorted(given.wheels.glob("*.whl"))]
+            quiet = ["--quiet", "--no-index", "--no-deps", "--target", carried]
+            subprocess.run([sys.executable, "-m", "pip", "install", *quiet, *wheels], check=True)
+        sections, failed, began = dict[str, str](), list[str](), time.monotonic()
+        for part in given.parts.split(","):
+            left = given.budget - (time.monotonic() - began)
+            if left < 20 and not given.cpu_smoke:
+                print(f"{MARK}{part}: not run, the budget of {given.budget:.0f} s is spent")
+                continue
+            lines, code = watched(part, min(left, PARTS[part]), carried, smoke=given.cpu_smoke)
+            sections[part] = lines
+            if code:
+                failed.append(part)
+        if not given.cpu_smoke:
+            keep(re.sub(r"\W+", "-", torch.cuda.get_device_name()).strip("-"), sections)
+    print(f"failed: {', '.join(failed)}" if failed else "every part that was run ended well")
+    return 1 if failed else 0
+
+
+def watched(part: str, seconds: float, carried: str, *, smoke: bool) -> tuple[str, int]:
+    """What `part` printed, errors included, and its exit code; it is killed after `seconds`."""
+    # what is installed goes first only where it is not carried
+    paths = [carried, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, "-u", str(HERE / "gpu.py"), "--only-part", part, *(["--cpu-smoke"] if smoke else [])]
+    print(f"{MARK}{part}{' (smoke on the CPU, tiny shapes: NO MEASUREMENT)' if smoke else ''}", flush=True)
+    began = time.monotonic()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
+        "TQDM_DISABLE": "1",
+    }
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    limit = threading.Timer(max(1.0, seconds), process.kill)
+    limit.start()
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+        code = process.wait()
+    finally:
+        process.kill()
+    late = not limit.is_alive()
+    limit.cancel()
+    end = f"FAILED: stopped after {seconds:.0f} s" if late else f"FAILED with exit code {code}" if code else "ended well"
+    lines.append(f"({end}, {time.monotonic() - began:.0f} s)\n")
+    print(lines[-1], end="", flush=True)
+    return "".join(lines), code
+
+
+def run(part: str, *, smoke: bool) -> int:
+    """One part, in this process."""
+    sys.path[:0] = [str(HERE / "serving"), str(HERE), str(ROOT)]
+    import gpu_engine
+    import gpu_network
+    import shapes
+    import torch
+    from machine import machine
+
+    print(machine("torch", "diffusers", "numpy"))
+    if not smoke:
+        print(f"{torch.cuda.get_device_name()} · CUDA {torch.version.cuda}")
+    bench = gpu_network.Bench(smoke=smoke)
+    what, _, more = part.partition("-")
+    of = shapes.shape(more.partition("-")[0], tiny=smoke) if more else None
+    if part in ("floors", "kernels"):
+        getattr(gpu_network, part)(bench)
+    elif part in ("pictures", "bits"):
+        getattr(gpu_engine, part)(bench)
+    elif what == "gap":
+        gpu_engine.gap(bench)
+    elif what == "speed":
+        gpu_engine.speed(bench, compiled=more.endswith("compiled"))
+    elif what == "ort":
+        gpu_engine.speed(bench, backend="onnx")
+    elif what == "loras":
+        assert of
+        gpu_network.loras(bench, of, convolutions=more.endswith("convolutions"))
+    else:
+        assert of
+        gpu_network.steps(bench, of, compiled=what == "compile")
     return 0
 
 
-def by_engine(model: str) -> NDArray[np.uint8]:
-    """PROMPTS with seeds 0, 1, … from the embedded engine; uint8 [n, h, w, 3]. Exports the graphs when there are none."""
-    from serving.engine import Job, LocalEngine
-    from serving.registry import Registry
-    from serving.variant import Variant
-
-    variant = Variant(model=model, steps=STEPS, guidance=GUIDANCE)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = LocalEngine(Registry(folder), cache=Path(folder))
-        try:
-            engine.load(variant)
-            futures = [engine.submit(Job(variant=variant, prompt=prompt, seed=i)) for i, prompt in enumerate(PROMPTS)]
-            return np.stack([future.result().rgb for future in futures])
-        finally:
-            engine.close()
-
-
-class Modules:
-    """diffusers' and transformers' own modules of a model directory, in torch on `device`."""
-
-    def __init__(self, model: str, device: torch.device, dtype: torch.dtype) -> None:
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel
-
-        from serving.model import open_model
-        from serving.tokenizer import ClipTokenizer
-
-        with tempfile.TemporaryDirectory() as cache:
-            self.model = open_model(model, Path(cache))
-        folder = self.model.folder
-        self.device, self.dtype = device, dtype
-        self.tokenizer = ClipTokenizer(folder / "tokenizer", self.model.text.max_position_embeddings)
-
-        def load(kind: Any, part: str) -> Any:
-            return kind.from_pretrained(folder / part, torch_dtype=dtype).to(device).eval().requires_grad_(False)
-
-        self.text, self.unet = load(CLIPTextModel, "text_encoder"), load(UNet2DConditionModel, "unet")
-        self.vae = load(AutoencoderKL, "vae")
-
-    @torch.inference_mode()
-    def pictures(self) -> NDArray[np.uint8]:
-        """The same as `by_engine`, by the same table of sampler coefficients and the same noise."""
-        from serving.noise import initial_noise
-        from serving.samplers import table
-        from serving.variant import Variant
-
-        columns = table(self.model.scheduler, Variant(model="").scheduler, STEPS)
-        shape = (self.model.vae.latent_channels, self.model.latent_height, self.model.latent_width)
-        noise = np.stack([initial_noise(seed, shape) for seed in range(len(PROMPTS))]) * np.float32(columns.start)
-        x, before = self._tensor(noise), torch.zeros_like(self._tensor(noise))
-        embedded = self._embed([*PROMPTS, *[""] * len(PROMPTS)])
-        for t, p, q, a, b, c in zip(columns.timesteps, columns.p, columns.q, columns.a, columns.b, columns.c, strict=True):
-            timesteps = torch.full((2 * len(x),), float(t), device=self.device)
-            with_prompt, without = self.unet(torch.cat([x, x]), timesteps, embedded, return_dict=False)[0].chunk(2)
-            estimate = float(p) * x + float(q) * (without + GUIDANCE * (with_prompt - without))
-            x, before = float(a) * x + float(b) * estimate + float(c) * before, estimate
-        decoded = self.vae.decode(x / self.model.vae.scaling_factor + (self.model.vae.shift_factor or 0.0), return_dict=False)[0]
-        pixels: NDArray[np.uint8] = (decoded.float() * 0.5 + 0.5).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return pixels
-
-    @torch.inference_mode()
-    def step_ms(self, rows: int) -> tuple[float, float]:
-        """Median milliseconds of one UNet call on `rows` rows: eager, and as a CUDA graph."""
-        height, width = self.model.latent_height, self.model.latent_width
-        sample = torch.randn(rows, self.model.vae.latent_channels, height, width, device=self.device, dtype=self.dtype)
-        timesteps = torch.full((rows,), 500.0, device=self.device)
-        embedded = self._embed(["a red heart"]).expand(rows, -1, -1).contiguous()
-
-        def step() -> None:
-            self.unet(sample, timesteps, embedded, return_dict=False)
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return _median_ms(step), _median_ms(graph.replay)
-
-    def _tensor(self, array: NDArray[np.float32]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device, self.dtype)
-
-    def _embed(self, texts: list[str]) -> torch.Tensor:
-        ids = torch.from_numpy(np.stack([self.tokenizer(text) for text in texts])).to(self.device)
-        embedded: torch.Tensor = self.text(input_ids=ids, return_dict=False)[0]
-        return embedded
-
-
-def compare(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> tuple[int, float]:
-    """The largest and the mean distance of two batches of pictures, in levels of 255."""
-    apart = np.abs(a.astype(np.int16) - b.astype(np.int16))
-    return int(apart.max()), float(apart.mean())
-
-
-def _median_ms(work: Callable[[], object]) -> float:
-    times: list[float] = []
-    for i in range(WARM_UPS + REPEATS):
-        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begun.record()
-        work()
-        ended.record()
-        ended.synchronize()
-        if i >= WARM_UPS:
-            times.append(begun.elapsed_time(ended))
-    return statistics.median(times)
+def keep(device: str, sections: dict[str, str]) -> None:
+    """Sections of parts that were run replace those of earlier runs; others stay."""
+    name = f"gpu-{device}.txt"
+    known = RESULTS / name
+    blocks = known.read_text().split(MARK)[1:] if known.exists() else []
+    kept = {block.split("\n", 1)[0]: block.split("\n", 1)[1] for block in blocks} | sections
+    into = Path(os.environ.get("OUT", RESULTS))
+    into.mkdir(parents=True, exist_ok=True)
+    (into / name).write_text("".join(f"{MARK}{part}\n{kept[part]}" for part in PARTS if part in kept))
+    print(f"kept in {into / name}")
 
 
 if __name__ == "__main__":

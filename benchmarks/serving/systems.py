@@ -19,7 +19,7 @@ from serving.model import open_model
 from serving.registry import Registry
 from serving.samplers import table
 from serving.settings import EngineSettings
-from serving.variant import Variant
+from serving.variant import Backend, Variant
 
 Pixels = NDArray[np.uint8]
 
@@ -61,13 +61,12 @@ class System(Protocol):
 class Engine:
     """Salon's engine: one variant per arm."""
 
-    def __init__(self, task: Task, *, merged: bool) -> None:
+    def __init__(self, task: Task, *, merged: bool = False, settings: EngineSettings | None = None, backend: Backend = "onnx") -> None:
         """Not merged: one lane with adapter banks. Merged: a model of its own per arm, so one lane per arm, which take turns."""
-        self.local = LocalEngine(
-            Registry(str(task.folder / "registry")), cache=task.folder / "cache", settings=EngineSettings(rows=task.rows)
-        )
+        settings = settings or EngineSettings(rows=task.rows)
+        self.local = LocalEngine(Registry(str(task.folder / "registry")), cache=task.folder / "cache", settings=settings)
         models = [str(write_merged(task.model, adapter, task.folder)) for adapter in task.adapters] if merged else []
-        common: dict[str, Any] = {"steps": task.steps, "guidance": task.guidance}
+        common: dict[str, Any] = {"steps": task.steps, "guidance": task.guidance, "backend": backend}
         if models:
             self.variants = [Variant(model=model, **common) for model in models]
         else:
