@@ -5,7 +5,8 @@ import io
 import json
 import signal
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -201,6 +202,15 @@ async def post(session: aiohttp.ClientSession, path: str, body: bytes, headers: 
         return response.status, await response.read()
 
 
+async def until(true: Callable[[], object], *running: asyncio.Task) -> None:
+    """Wait for `true`, but not for ever, nor when what must run has ended."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        assert not [task.result() for task in running if task.done()]
+        await asyncio.sleep(0.01)
+
+
 def lane_statistics(client: InferenceServerClient) -> dict:
     return client.get_inference_statistics(LANE)["model_stats"][0]
 
@@ -214,17 +224,15 @@ async def test_who_goes_away_frees_places_within_a_step_and_who_is_late_is_told(
     headers = {"Inference-Header-Content-Length": str(length)}
     async with aiohttp.ClientSession(worker.url) as session:
         long = asyncio.create_task(post(session, INFER, body, headers))
-        while lane_statistics(client)["network"]["calls"] < before["network"]["calls"] + 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: lane_statistics(client)["network"]["calls"] >= before["network"]["calls"] + 2, long)
         late, length = client.generate_request_body(inputs(PROMPT="a", VARIANT="base"), timeout=1000)
         async with session.post(INFER, data=late, headers={"Inference-Header-Content-Length": str(length)}) as busy:
             assert busy.status == 429 and int(busy.headers["Retry-After"]) >= 1 and "busy" in (await busy.json())["error"]
         long.cancel()
         await asyncio.gather(long, return_exceptions=True)
-        until = time.monotonic() + 10
-        while lane_statistics(client)["inference_stats"]["cancel"]["count"] < before["inference_stats"]["cancel"]["count"] + 64:
-            assert time.monotonic() < until
-            await asyncio.sleep(0.02)
+        await until(
+            lambda: lane_statistics(client)["inference_stats"]["cancel"]["count"] >= before["inference_stats"]["cancel"]["count"] + 64
+        )
         calls = lane_statistics(client)["network"]["calls"]
         assert calls < before["network"]["calls"] + 500, "the images did not run to their end"
         late, length = client.generate_request_body(inputs(PROMPT="a", VARIANT="base"), timeout=1)
@@ -294,14 +302,18 @@ async def test_variants_come_and_go_while_requests_run(
         assert done > before > 0
 
 
-async def test_metrics_agree_with_the_statistics(worker: EngineProcess, client: InferenceServerClient) -> None:
-    async with aiohttp.ClientSession(worker.url) as session, session.get("/metrics") as response:
-        lines = dict(line.rsplit(" ", 1) for line in (await response.text()).splitlines() if not line.startswith("#"))
-    done = sum(float(value) for name, value in lines.items() if name.startswith("salon_engine_images_total") and 'status="done"' in name)
-    statistics = lane_statistics(client)
+def metrics(worker: EngineProcess) -> dict[str, float]:
+    text = urllib.request.urlopen(f"{worker.url}/metrics", timeout=10).read().decode()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))}
+
+
+def test_metrics_agree_with_the_statistics(worker: EngineProcess, client: InferenceServerClient) -> None:
+    client.infer(LANE, inputs(PROMPT="a", VARIANT="base", STEPS=1))
+    told, statistics = metrics(worker), lane_statistics(client)
+    done = sum(value for name, value in told.items() if name.startswith("salon_engine_images_total") and 'status="done"' in name)
     assert done == statistics["inference_count"] == sum(each["done"] for each in statistics["variants"].values()) > 0
-    assert float(lines[f'salon_engine_calls_total{{model="{LANE}"}}']) == statistics["execution_count"]
-    assert lines["salon_engine_queue_predicted_seconds"] == "0.0"
+    assert told[f'salon_engine_calls_total{{model="{LANE}"}}'] == statistics["execution_count"]
+    assert told["salon_engine_queue_predicted_seconds"] == 0.0
 
 
 async def test_killed_and_started_again_a_client_that_retries_loses_nothing_and_at_the_end_what_runs_is_finished(
@@ -326,26 +338,21 @@ async def test_killed_and_started_again_a_client_that_retries_loses_nothing_and_
 
     async with aiohttp.ClientSession(worker.url) as session:
         askers = [asyncio.create_task(keep_asking(session)) for _ in range(3)]
-        while done < 5:
-            await asyncio.sleep(0.02)
+        await until(lambda: done >= 5, *askers)
         worker.end(signal.SIGKILL)
         before = done
         worker.start(SALON_ENGINES__W__TOKEN="env:ENGINE_TOKEN", ENGINE_TOKEN="t0p")
-        while done < before + 5:
-            assert worker.process.poll() is None, worker.log()
-            await asyncio.sleep(0.02)
+        await until(lambda: done >= before + 5, *askers)
         stop = True
         await asyncio.gather(*askers)
         for path in (INFER, "/v2/repository/index", "/v2/repository/models/base/load"):
             assert (await post(session, path, body, {"Authorization": "Bearer no"}))[0] == 401
-        steps = {"name": "STEPS", "datatype": "INT32", "shape": [1], "data": [400]}
+        steps = {"name": "STEPS", "datatype": "INT32", "shape": [1], "data": [500]}
         slow = json.dumps({"inputs": [text("PROMPT", "a"), text("VARIANT", "base"), steps]}).encode()
         running = asyncio.create_task(post(session, INFER, slow, secret))
-        while "_total{" not in (metrics := await (await session.get("/metrics")).text()) or "predicted_seconds 0.0" in metrics:
-            await asyncio.sleep(0.01)
+        await until(lambda: metrics(worker)["salon_engine_queue_predicted_seconds"] > 0, running)
         worker.process.terminate()
-        while worker.health() == 200:
-            await asyncio.sleep(0.01)
+        await until(lambda: worker.health() == 503, running)
         assert not running.done()
         assert (await post(session, INFER, body, secret))[0] == 503
         assert (await running)[0] == 200
