@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 QUICK = ("event_log", "serving_speed", "gateway_speed")
 WORDS = {"serving_speed": ("salon/emoji-64", "--seconds", "5")}
-NAMES = (*QUICK, "crash", "demo", "gpu")
+NAMES = (*QUICK, "crash", "demo")
 LIMIT_SECONDS = 280.0
 DEMO_SECONDS = 900.0
 
