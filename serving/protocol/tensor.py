@@ -40,12 +40,12 @@ def of_numbers(name: str, data: NDArray[Any]) -> Tensor:
     raise WireError(f"tensor {name!r}: numpy's {data.dtype} has no datatype in the protocol; convert it first")
 
 
-def to_bytes(tensor: Tensor) -> bytes:
-    """Its elements, row by row. Raises WireError when data, shape and datatype disagree."""
+def to_bytes(tensor: Tensor) -> bytes | memoryview:
+    """Its elements, row by row; a view of them where that does. Raises WireError when data, shape and datatype disagree."""
     _check_own(tensor)
     if isinstance(tensor.data, list):
         return b"".join(part for each in tensor.data for part in (struct.pack("<I", len(each)), each))
-    return tensor.data.astype(NUMBERS[tensor.datatype], copy=False).tobytes()
+    return np.ascontiguousarray(tensor.data, NUMBERS[tensor.datatype]).reshape(-1).view(np.uint8).data
 
 
 def from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: memoryview) -> Tensor:

@@ -160,8 +160,9 @@ def _requested(facts: _OutputFacts, by_default: bool) -> RequestedOutput:
     return RequestedOutput(facts.name, binary)
 
 
-def _written(tensors: Collection[Tensor], binary: Collection[str]) -> tuple[list[_TensorFacts], list[bytes]]:
-    facts, chunks = [], []
+def _written(tensors: Collection[Tensor], binary: Collection[str]) -> tuple[list[_TensorFacts], list[bytes | memoryview]]:
+    facts: list[_TensorFacts] = []
+    chunks: list[bytes | memoryview] = []
     for tensor in tensors:
         if tensor.name in binary:
             chunks.append(to_bytes(tensor))

@@ -10,14 +10,17 @@ from serving.devices import Devices
 from serving.engine import LocalEngine
 from serving.errors import ModelError
 from serving.job import Job
+from serving.protocol import documents
+from serving.protocol.metrics import Metrics
 from serving.protocol.refusals import NotReady, Unknown, Unreadable
 from serving.protocol.worker import Worker
 from serving.registry import Registry
 from serving.variant import Variant
 
 
-def worker_of(cache: Path, folder: Path, configured: dict[str, Variant], grace_seconds: float = 30.0) -> Worker:
-    return Worker(Devices([LocalEngine(Registry(str(folder)), cache=cache)]), configured, grace_seconds=grace_seconds)
+def worker_of(cache: Path, folder: Path, configured: dict[str, Variant], grace_seconds: float = 30.0, devices: int = 1) -> Worker:
+    engines = [LocalEngine(Registry(str(folder)), cache=cache) for _ in range(devices)]
+    return Worker(Devices(engines), configured, grace_seconds=grace_seconds)
 
 
 async def test_a_worker_that_closes_refuses_what_is_new_and_tells_those_it_must_leave(
@@ -77,5 +80,21 @@ async def test_names_are_defined_once_and_the_same_content_is_one_variant(tiny_m
             await shelf.unload("other")
         assert shelf.failures()["base"] == "unloaded"
         assert await shelf.load("base", None) == base and other.lane == base.lane
+    finally:
+        worker.close()
+
+
+async def test_devices_are_added_up(tiny_model: Path, cache: Path, tmp_path: Path) -> None:
+    worker = worker_of(cache, tmp_path, {"base": Variant(model=str(tiny_model), steps=3)}, devices=2)
+    try:
+        loaded = await worker.shelf.load("base", None)
+        jobs = [Job(variant=worker.shelf.resolve(loaded.lane, ""), prompt="a", seed=i, guidance=1.0) for i in range(8)]
+        await asyncio.gather(worker.draw(jobs, None), worker.draw(jobs[:4], None))
+        each = [device.variants[loaded.digest].done for device in worker.engine.statistics()]
+        assert sorted(each) == [4, 8], "the second request goes where nothing waits"
+        (told,) = documents.statistics(worker.shelf, worker.engine.statistics())["model_stats"]
+        assert told["inference_count"] == told["inference_stats"]["queue"]["count"] == 12
+        assert told["variants"][loaded.digest]["row_steps"] == told["network"]["rows"] == 36
+        assert f'salon_engine_rows_total{{model="{loaded.lane}"}} 36.0'.encode() in Metrics(worker).text()
     finally:
         worker.close()
