@@ -100,7 +100,7 @@ def test_forms_agree_on_any_convolution(data: st.DataObject) -> None:
     entries, at = torch.tensor([2, 0, 1]), 3
     down, up = torch.randn(3, rank, inputs, *kernel), torch.randn(3, outputs, rank)
     down[0] = up[0] = 0
-    laid = down.flatten(3).transpose(2, 3).flatten(1)
+    laid = down.flatten(3).flip(3).transpose(2, 3).flatten(1)
     bank = torch.cat([torch.full((3, at), torch.nan), laid, up.flatten(1), torch.full((3, 2), torch.nan)], 1)
     y = functional.conv2d(x, weight, None, stride, padding, dilation)
     merged = weight + torch.einsum("eor,erixy->eoixy", up, down)

@@ -68,8 +68,8 @@ def line(layout: Layout, part: str, adapter: Adapter, scale: float) -> torch.Ten
         shape, at = layout.layers[name]
         down, up = factors(lora, scale)
         rank, middle = len(down), at + shape.down_size
-        # rank · taps rows, the taps of a rank beside each other; ranks that the adapter lacks stay zero
-        packed[at : at + down.size] = down.reshape(rank, shape.inputs, shape.taps).transpose(0, 2, 1).reshape(-1)
+        # rank · taps rows, the taps of a rank beside each other in reverse; ranks that the adapter lacks stay zero
+        packed[at : at + down.size] = down.reshape(rank, shape.inputs, shape.taps)[:, :, ::-1].transpose(0, 2, 1).reshape(-1)
         packed[middle : middle + shape.up_size].reshape(shape.outputs, shape.rank)[:, :rank] = up
     return torch.from_numpy(packed)
 

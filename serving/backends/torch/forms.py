@@ -44,7 +44,7 @@ class Shape(NamedTuple):
 
 
 class Form(Protocol):
-    """`down` is [entries, rank · taps, inputs] and `up` [entries, outputs, rank], views into the bank."""
+    """In the bank `down` is [rank · taps, inputs] per entry and layer, the taps of a rank in reverse, then `up` [outputs, rank]."""
 
     def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
         """Called once before each network call, with the bank [entries, size] and the entry of each row, int64 [rows].
@@ -103,7 +103,7 @@ class Concatenated:
 
     def pictures(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
         down, up = matrices(self._bank, shape, at)
-        kernels = down.reshape(-1, *shape.kernel, shape.inputs).permute(0, 3, 1, 2)
+        kernels = down.reshape(-1, *shape.kernel, shape.inputs).permute(0, 3, 1, 2).flip(2, 3)
         z = functional.conv2d(x, kernels, None, shape.stride, shape.padding, shape.dilation)
         z = z * self._mask.repeat_interleave(shape.rank, 1)[:, :, None, None]
         return y + functional.conv2d(z, up.permute(1, 0, 2).reshape(shape.outputs, -1, 1, 1))
@@ -132,14 +132,35 @@ def matrices(bank: torch.Tensor, shape: Shape, at: int) -> tuple[torch.Tensor, t
 
 
 def shifted(products: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """[rows, rank · taps, h, w], the products of every pixel with every tap, to [rows, rank, h', w'], what the convolution sums."""
+    """[rows, rank · taps, h, w], the products of every pixel with every tap, to [rows, rank, h', w'], what the convolution sums.
+
+    Taps are in reverse, the last of the kernel first.
+    """
     if shape.pointwise:
         return products
-    taps = torch.eye(shape.taps, dtype=products.dtype, device=products.device).view(1, shape.taps, *shape.kernel)
-    moved: torch.Tensor = functional.conv2d(
-        products, taps.expand(shape.rank, -1, -1, -1), None, shape.stride, shape.padding, shape.dilation, groups=shape.rank
+    size = tuple(
+        (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, padding, dilation in zip(products.shape[2:], *shape[3:], strict=True)
     )
-    return moved
+    padding = tuple(d * (k - 1) - p for k, p, d in zip(shape.kernel, shape.padding, shape.dilation, strict=True))
+    if shape.stride == (1, 1) and min(padding) >= 0 and not torch.compiler.is_compiling():
+        moved: torch.Tensor = functional.fold(products.flatten(2), size, shape.kernel, shape.dilation, padding)
+        return moved
+    # slices, which a compiler makes one kernel of
+    taps = functional.pad(products, (shape.padding[1],) * 2 + (shape.padding[0],) * 2).unflatten(1, (shape.rank, *shape.kernel))
+    last = [kernel - 1 for kernel in shape.kernel]
+    return sum(
+        (
+            taps[:, :, last[0] - i, last[1] - j][
+                ...,
+                slice(i * shape.dilation[0], i * shape.dilation[0] + (size[0] - 1) * shape.stride[0] + 1, shape.stride[0]),
+                slice(j * shape.dilation[1], j * shape.dilation[1] + (size[1] - 1) * shape.stride[1] + 1, shape.stride[1]),
+            ]
+            for i in range(shape.kernel[0])
+            for j in range(shape.kernel[1])
+        ),
+        start=products.new_zeros(()),
+    )
 
 
 def form_named(name: LoraForm, *, tuned: bool = True) -> Form:
