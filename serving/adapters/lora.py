@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.adapters.config import Told, read_told
 from serving.adapters.khatri_rao import as_lora
 from serving.errors import ModelError
 from serving.weights import Weights, read_file
@@ -66,8 +67,9 @@ class Adapter(msgspec.Struct, frozen=True):
 def read_adapter(folder: Path) -> Adapter:
     """Read `pytorch_lora_weights.safetensors` in `folder` (or the only .safetensors there, or the file itself).
 
-    Takes diffusers' and peft's names, and kohya's; LoRA and DoRA as they are, and LoHa as the LoRA that it equals. Raises ModelError,
-    with the reason, for what is no sum of small matrices.
+    Takes diffusers' and peft's names, and kohya's; LoRA and DoRA as they are, and LoHa as the LoRA that it equals. alpha may stand in the
+    tensors, in the file's header or in peft's adapter_config.json. Raises ModelError with the reason for what is no sum of small
+    matrices.
     """
     path = _file(folder)
     try:
@@ -81,7 +83,14 @@ def read_adapter(folder: Path) -> Adapter:
         found.setdefault(part, {}).setdefault(module, {})[mark] = array
     if not found:
         raise ModelError(f"{path}: holds no LoRA weights; name another adapter")
-    modules = {part: {module: _lora(path, module, arrays) for module, arrays in each.items()} for part, each in found.items()}
+    told = read_told(path)
+    if told:
+        # alpha decides the pixels, and does not stand in the tensors
+        digest = "sha256:" + hashlib.sha256(msgspec.json.encode([digest, told], order="deterministic")).hexdigest()
+    modules = {
+        part: {module: _lora(path, module, arrays, told.get(part) or told.get("")) for module, arrays in each.items()}
+        for part, each in found.items()
+    }
     return Adapter(path, digest, modules)
 
 
@@ -96,8 +105,11 @@ def _place(path: Path, name: str) -> tuple[str, str, str]:
     return _PARTS[prefix], name.removeprefix(prefix).removesuffix(mark), _MARKS[mark]
 
 
-def _lora(path: Path, module: str, arrays: Weights) -> Lora:
+def _lora(path: Path, module: str, arrays: Weights, told: Told | None) -> Lora:
     alpha = float(arrays["alpha"].reshape(-1)[0]) if "alpha" in arrays else None
+    first = next((arrays[name] for name in ("down", "hada_w1_b") if name in arrays), None)
+    if alpha is None and told is not None and first is not None:
+        alpha = told.of_rank(len(first))
     if any(name in arrays for name in _HADA):
         if missing := [name for name in _HADA if name not in arrays]:
             raise ModelError(f"{path}: {module} has no {missing[0]}; the file is damaged, copy it again")
