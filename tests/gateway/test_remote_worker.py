@@ -27,7 +27,10 @@ from gateway.running import Gateway
 from serving.engine import Job, LocalEngine
 from serving.registry import Registry
 
+# No such warehouse: it is not needed here, and chDB takes seconds to open.
 CONFIG = """
+[warehouse]
+url = "clickhouse://salon@127.0.0.1:9/salon"
 [engines.gpu]
 url = {urls}
 device = "cpu"
@@ -35,7 +38,7 @@ token = "file:token"
 [variants.base]
 model = "{model}"
 engine = "gpu"
-steps = 25
+steps = 10
 [variants.vivid]
 extends = "base"
 guidance = 4.0
