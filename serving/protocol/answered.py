@@ -1,32 +1,21 @@
 """Finished pictures as the outputs that a request asked for."""
 
-import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
 
-from serving.job import Picture, Pixels
-from serving.protocol.asked import Asked, FileFormat
+from serving.job import Picture
+from serving.picture_file import picture_file
+from serving.protocol.asked import Asked
 from serving.protocol.tensor import Tensor, of_numbers
 from serving.protocol.wire import InferResponse, encode_response
-
-
-def encode(rgb: Pixels, output_format: FileFormat) -> bytes:
-    """`rgb` [height, width, 3] as a file; JPEG and WebP at quality 100."""
-    out = io.BytesIO()
-    if output_format == "png":
-        Image.fromarray(rgb, "RGB").save(out, "PNG", compress_level=4)
-    else:
-        Image.fromarray(rgb, "RGB").save(out, output_format.upper(), quality=100)
-    return out.getvalue()
 
 
 def body_of(lane: str, request_id: str, asked: Asked, pictures: Sequence[Picture], backlog_ms: float) -> tuple[bytes, int | None]:
     """The answer's body and the length of its JSON. Blocks: files are encoded here."""
     made: dict[str, Callable[[str], Tensor]] = {
         "IMAGE": lambda name: of_numbers(name, np.stack([picture.rgb for picture in pictures])),
-        "ENCODED": lambda name: Tensor(name, "BYTES", (len(pictures),), [encode(each.rgb, asked.output_format) for each in pictures]),
+        "ENCODED": lambda name: Tensor(name, "BYTES", (len(pictures),), [picture_file(each.rgb, asked.output_format) for each in pictures]),
         "QUEUE_MS": lambda name: of_numbers(name, np.array([each.queue_ms for each in pictures], np.float32)),
         "SERVICE_MS": lambda name: of_numbers(name, np.array([each.service_ms for each in pictures], np.float32)),
         "SEED": lambda name: of_numbers(name, np.array(asked.seeds, np.int64)),

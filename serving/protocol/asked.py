@@ -3,11 +3,12 @@
 import math
 import secrets
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
 from serving.job import Job
+from serving.picture_file import FileFormat
 from serving.protocol.refusals import Unreadable
 from serving.protocol.tensor import JSON_ELEMENTS, Tensor
 from serving.protocol.wire import InferRequest, RequestedOutput
@@ -20,7 +21,6 @@ OUTPUTS = {
     "SEED": "INT64", "STEPS": "INT32", "ROWS": "INT32", "BATCH_ROWS": "FP32",
 }  # fmt: skip
 BY_DEFAULT = ("IMAGE", "QUEUE_MS", "SERVICE_MS")
-FileFormat = Literal["png", "jpeg", "webp"]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
