@@ -1,6 +1,7 @@
 """`salon export VARIANT`: ONNX graphs for a model directory, compared with torch, so that it is served where torch is not installed."""
 
 import argparse
+import logging
 import shutil
 import sys
 import tempfile
@@ -66,29 +67,32 @@ def _run(arguments: argparse.Namespace) -> int:
     document = Document.read(Path(arguments.config) if arguments.config else None)
     folder = model_folder(arguments.variant, document)
     into = arguments.out or folder / "onnx"
-    registry = Registry(document.resolve(document.section("registry", RegistrySection).url))
+    url = document.resolve(document.section("registry", RegistrySection).url)
     if arguments.publish:
         check_name(arguments.publish)
     if arguments.source:
         if arguments.publish or not arguments.check:
             raise ValueError("--from takes graphs out of the registry; it goes with --out and --format only")
-        put_in_place(into, lambda place: _copy(registry.fetch(arguments.source), place, arguments.source))
+        put_in_place(into, lambda place: _copy(Registry(url).fetch(arguments.source), place, arguments.source))
         compared: list[Compared] = []
     else:
         compared = _export(folder, into, arguments)
-    ref = registry.publish(arguments.publish, into, {"kind": "graphs", **_told(into)}) if arguments.publish else arguments.source
+    ref = Registry(url).publish(arguments.publish, into, {"kind": "graphs", **_told(into)}) if arguments.publish else arguments.source
     files = {path.stem: str(path) for path in sorted(into.glob("*.onnx"))}
     if arguments.format == "json":
         print(msgspec.json.encode({"model": str(folder), "graphs": files, "compared": compared, "ref": ref}).decode())
     else:
         print(f"{folder}: {', '.join(files)} are in {into}; the weights stay in the model's safetensors")
-        print(*([ref] if arguments.publish else []), sep="\n", end="\n" if arguments.publish else "")
+        if arguments.publish:
+            print(ref)
     return 0
 
 
 def _export(folder: Path, into: Path, arguments: argparse.Namespace) -> list[Compared]:
     from serving.export import export_directory
 
+    # the exporter warns of optional packages that no part of a model needs
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     compared: list[Compared] = []
 
     def make(place: Path) -> None:
