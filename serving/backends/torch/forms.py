@@ -69,7 +69,11 @@ class Gathered:
         self._chosen = torch.empty(0)
 
     def choose(self, bank: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
-        self._chosen = bank.index_select(0, entries)
+        if bank.is_cpu and self._chosen.shape == (len(entries), bank.shape[1]):
+            # without new memory, whose pages must first be made; a CUDA graph has its own
+            torch.index_select(bank, 0, entries, out=self._chosen)
+        else:
+            self._chosen = bank.index_select(0, entries)
         return self._chosen
 
     def tokens(self, y: torch.Tensor, x: torch.Tensor, shape: Shape, at: int) -> torch.Tensor:
