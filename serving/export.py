@@ -62,10 +62,14 @@ def export_part(folder: Path, graph: str, path: Path) -> None:
     part = layout.graphs[graph]
     config = _config(folder, layout, part)
     import onnx_ir
+    from accelerate import init_empty_weights
 
     from serving.traced import traced
 
-    model = _graph(traced(layout, part, config))
+    with init_empty_weights(include_buffers=False):
+        made = traced(layout, part, config)
+    _give_room(made.module)
+    model = _graph(made)
     partial = path.with_suffix(".partial")
     shapes = {
         name: list(value.shape or ())
@@ -128,6 +132,19 @@ def _graph(part: "Traced") -> "onnx_ir.Model":
     ir.passes.common.ClearMetadataAndDocStringPass()(program.model)
     program.model.graph.name = part.outputs[0]
     return program.model
+
+
+def _give_room(module: "torch.nn.Module") -> None:
+    """Weights of no value for those without: memory that nobody writes to takes none, and first values would take minutes."""
+    import torch
+
+    rooms: dict[int, torch.nn.Parameter] = {}
+    for layer in module.modules():
+        for name, weight in layer.named_parameters(recurse=False):
+            empty = torch.nn.Parameter(torch.empty_like(weight, device="cpu"), requires_grad=False)
+            setattr(layer, name, rooms.setdefault(id(weight), empty))
+    if tie := getattr(module.model, "tie_weights", None):  # transformers' own; weights without room were made one by one
+        tie()
 
 
 def _weights(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":

@@ -20,8 +20,7 @@ from serving.samplers import SchedulerConfig
 from serving.weights import weight_files
 
 PACKAGED = Path(__file__).parent / "models"
-GRAPHS = tuple(STABLE_DIFFUSION.graphs)
-_EXPORT_NEEDS = ("torch", "diffusers", "transformers", "onnx", "onnxscript")
+_EXPORT_NEEDS = ("torch", "accelerate", "diffusers", "transformers", "onnx", "onnxscript")
 LARGEST_SIDE = 4096
 T = TypeVar("T")
 
