@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serving.backends.onnx.graph import Cores, Graph
+from serving.backends.onnx.text import TextEncoder
 from serving.engine import Job, LocalEngine
 from serving.errors import ModelError
-from serving.model import open_model
+from serving.model import graphs_folder, open_model
 from serving.noise import initial_noise
 from serving.registry import Registry
 from serving.settings import EngineSettings
+from serving.tokenizer import open_tokenizers
 from serving.variant import Variant
+from serving.weights import read_part
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +116,17 @@ def test_every_part_counts_for_the_digest(sdxl: Path, tmp_path: Path) -> None:
     digest = open_model(str(sdxl), tmp_path).digest
     for i, file in enumerate(("text_encoder_2/config.json", "tokenizer_2/tokenizer_config.json", "model_index.json")):
         assert open_model(str(_edited(sdxl, tmp_path / str(i), file, salon_note=1)), tmp_path).digest != digest
+
+
+def test_texts_one_at_a_time_are_the_same_to_the_bit_in_any_company(sdxl: Path, cache: Path) -> None:
+    """Mode strict."""
+    model, folder = open_model(str(sdxl), cache), graphs_folder(open_model(str(sdxl), cache), cache)
+    cores = Cores(1, by_row=True)
+    graphs = {part: Graph(folder / f"{part}.onnx", read_part(sdxl / part), cores) for part in model.layout.text_encoders}
+    encoders = [TextEncoder(model, graphs, open_tokenizers(model), at_once=1) for _ in range(2)]
+    (alone,) = encoders[0](["a red cat"])
+    together = encoders[1](["pizza", "a red cat", ""], ["", "dark"])
+    assert len(together) == 5 and all((alone[name] == together[1][name]).all() for name in alone)
+    # an empty negative prompt is none, an empty prompt is a prompt
+    assert not together[3]["text_embeds"].any() and together[2]["text_embeds"].any()
+    assert (together[3]["time_ids"] == [32, 32, 0, 0, 32, 32]).all()
