@@ -74,6 +74,8 @@ class LocalEngine:
                 lane.backend.admit(adapter, variant.adapter_scale)
                 use = AdapterUse(adapter.digest, variant.adapter_scale, adapter.path)
                 self._leave_room(lane)
+                with self._wake:
+                    lane.bring(use, adapter)
             by_content = adapter.digest if adapter and not str(variant.adapter).startswith("registry:") else None
             model = lane.model
             loaded = Loaded(variant.digest(model.digest, by_content), model.width, model.height, lane.name)

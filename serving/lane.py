@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from serving.adapters.lora import read_adapter
+from serving.adapters.lora import Adapter, read_adapter
 from serving.backends.port import Backend, Seat
 from serving.errors import Late, ModelError
 from serving.job import Picture, Preview
@@ -42,6 +42,7 @@ class Lane:
         self._tallies, self._wake, self._waiting_row_steps = tallies, wake, 0
         self._free = list(range(places))
         self._entries: OrderedDict[tuple[str, float], int] = OrderedDict()
+        self._brought: dict[tuple[str, float], Adapter] = {}
         self._tables: dict[tuple[Scheduler, int], Table] = {}
         self._decoder = ThreadPoolExecutor(1, "salon-decode") if backend.decodes_apart else None
         self._decoding = False
@@ -162,9 +163,15 @@ class Lane:
         """What the model and the adapters that lie beside it take."""
         return self.backend.model_bytes + len(self._entries) * self.backend.entry_bytes
 
+    def bring(self, use: AdapterUse, adapter: Adapter) -> None:
+        """Keep an adapter that was read until it is attached, so that the engine's thread need not read it. Under the engine's lock."""
+        if (use.digest, use.scale) not in self._entries:
+            self._brought[use.digest, use.scale] = adapter
+
     def forget(self, use: AdapterUse) -> None:
         """An adapter that no variant names any more leaves its entry."""
         self._entries.pop((use.digest, use.scale), None)
+        self._brought.pop((use.digest, use.scale), None)
 
     def tick(self) -> None:
         """Begin what was admitted, move every image one step, show previews, decode a few that are done."""
@@ -209,7 +216,7 @@ class Lane:
         use = slot.recipe.adapter
         if use is None or self._entries.get((use.digest, use.scale), 0) > 0:
             return
-        adapter = read_adapter(use.path)
+        adapter = self._brought.pop((use.digest, use.scale), None) or read_adapter(use.path)
         if adapter.digest != use.digest:
             raise ModelError(f"{use.path}: has changed since its variant was loaded; load the variant again")
         self.backend.attach(slot.entry, adapter, use.scale)

@@ -268,7 +268,7 @@ def test_what_cannot_be_served_is_refused_at_load(engine: LocalEngine, base: Var
     refused("no such directory", model="/nowhere/at/all")
     refused("download it first", model="org/some-model")
     refused("is not packaged", model="salon/nothing")
-    refused('set backend = "onnx"', backend="torch")
+    refused('"tensorrt" needs a CUDA device.*backend = "onnx"', backend="tensorrt")
     refused("no such file or directory", adapter="/nowhere")
     refused("is not in the registry", adapter="registry:x@sha256:" + "0" * 64)
     with pytest.raises(ModelError, match="not loaded"):
