@@ -132,6 +132,8 @@ def write_directory(of: Shape, folder: Path, device: torch.device, *, tiny: bool
     for name, module in parts.items():
         module.half().save_pretrained(folder / name)
     shutil.copytree(locate("salon/emoji-64") / "tokenizer", folder / "tokenizer")
+    told = folder / "tokenizer/tokenizer_config.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"model_max_length": of.tokens}))
     scheduler = {
         "_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
         "num_train_timesteps": 1000, "set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False,

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from serving.backends.onnx.graph import Cores, Graph
-from serving.backends.onnx.text import TextEncoder
 from serving.engine import Job, LocalEngine
 from serving.errors import ModelError
 from serving.model import graphs_folder, open_model
 from serving.noise import initial_noise
 from serving.registry import Registry
 from serving.settings import EngineSettings
+from serving.text_encoder import TextEncoder
 from serving.tokenizer import open_tokenizers
 from serving.variant import Variant
 from serving.weights import read_part

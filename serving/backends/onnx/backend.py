@@ -15,12 +15,12 @@ from serving.backends.onnx.network import Network
 from serving.backends.onnx.providers import place
 from serving.backends.onnx.ranges import ranges
 from serving.backends.onnx.session import Providers
-from serving.backends.onnx.text import Array, Conditioning, TextEncoder
 from serving.backends.port import STRICT_ROWS, Seat
 from serving.cores import cores
 from serving.model import Model, graphs_folder
 from serving.noise import initial_noise
 from serving.settings import EngineSettings
+from serving.text_encoder import Array, Conditioning, TextEncoder
 from serving.tokenizer import open_tokenizers
 from serving.weights import Weights, read_part
 

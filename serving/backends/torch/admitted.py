@@ -10,10 +10,10 @@ import torch
 from serving.adapters.lora import Adapter
 from serving.adapters.merge import merge
 from serving.adapters.targets import check_parts, modules_of
-from serving.backends.onnx.text import TextEncoder
 from serving.backends.torch.network import AdaptedNetwork
 from serving.backends.torch.parts import Part, load_part
 from serving.model import Model
+from serving.text_encoder import TextEncoder
 from serving.tokenizer import Tokenizer
 from serving.weights import read_part
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from serving.adapters.lora import Adapter
-from serving.backends.onnx.text import TextEncoder
 from serving.backends.port import STRICT_ROWS, Backend, Seat
 from serving.backends.torch.admitted import Admitted
 from serving.backends.torch.forms import check_form
@@ -23,6 +22,7 @@ from serving.cores import cores
 from serving.errors import ModelError
 from serving.model import Model
 from serving.settings import EngineSettings
+from serving.text_encoder import TextEncoder
 from serving.tokenizer import open_tokenizers
 
 _PIXELS_PER_DECODE = 512 * 512
