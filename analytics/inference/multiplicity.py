@@ -57,4 +57,5 @@ def benjamini_hochberg(p_values: Sequence[float], alpha: float) -> list[Adjusted
         adjusted[index] = smallest
         if rejected == 0 and smallest <= alpha:
             rejected = rank
-    return [Adjusted(p, alpha * max(rejected, 1) / count) for p in adjusted]
+    # alpha first: alpha * 3 / 3 can be more than alpha in floating point
+    return [Adjusted(p, alpha * (max(rejected, 1) / count)) for p in adjusted]

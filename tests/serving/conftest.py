@@ -186,8 +186,20 @@ def _tokenizer(folder: Path, length: int):
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def _exported(folder: Path, cache: Path) -> Path:
+    """Graphs where `graphs_folder` looks for them, made in this process: another would import torch and diffusers once more."""
+    from serving.export import export_directory
+    from serving.model import _architecture, open_model
+
+    model = open_model(str(folder), cache)
+    place = cache / "graphs" / _architecture(model)
+    if not all((place / f"{graph}.json").is_file() for graph in model.layout.graphs):
+        export_directory(folder, place)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdxl(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Stable Diffusion XL's exact layout and configuration, only narrower and smaller: random weights."""
     import torch
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
@@ -213,7 +225,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer=_tokenizer(folder / "tokenizer", 77), tokenizer_2=_tokenizer(folder / "tokenizer_2", 77), scheduler=scheduler,
         add_watermarker=False,
     )  # fmt: skip
-    return _save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77})
+    return _exported(_save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77}), cache)
 
 
 def _t5_tokenizer():
@@ -227,7 +239,7 @@ def _t5_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dit(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Stable Diffusion 3's exact layout and configuration, only narrower and smaller: random weights, T5 included."""
     import torch
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -256,4 +268,4 @@ def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text_encoder_3=t5,
         tokenizer=_tokenizer(folder / "tokenizer", 77), tokenizer_2=_tokenizer(folder / "tokenizer_2", 77), tokenizer_3=_t5_tokenizer(),
     )  # fmt: skip
-    return _save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77})
+    return _exported(_save_parts(folder, pipeline, {"tokenizer": 77, "tokenizer_2": 77}), cache)
