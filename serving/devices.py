@@ -36,6 +36,10 @@ class Devices:
                 busy.append(full.retry_after_seconds)
         raise Busy(min(busy))
 
+    def limit_passed(self, variant: Variant, text: str) -> int | None:
+        """As LocalEngine: every device has the same models."""
+        return self._engines[0].limit_passed(variant, text)
+
     def unload(self, variant: Variant) -> None:
         """On every device. Blocking: images under way are finished first."""
         for engine in self._engines:

@@ -189,6 +189,14 @@ class LocalEngine:
         columns = lane.table(job.variant.scheduler, steps)
         return Slot(job=job, recipe=recipe, table=columns, guidance=guidance, submitted=now, deadline=deadline, watch=watch)
 
+    def limit_passed(self, variant: Variant, text: str) -> int | None:
+        """How many tokens the variant's model reads, where `text` has more and would be cut; else None. Raises ModelError: not loaded."""
+        recipe = self._ready.get(variant)
+        lane = self._by_name.get(recipe.lane) if recipe else None
+        if lane is None:
+            raise ModelError(f"variant of model {variant.model!r} is not loaded; call load(variant) first")
+        return lane.limit_passed(text)
+
     def queue_seconds(self) -> float:
         """Predicted seconds until everything submitted so far is done."""
         with self._wake:

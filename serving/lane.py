@@ -14,6 +14,7 @@ from serving.model import Model
 from serving.samplers import Table, table, usual
 from serving.slot import AdapterUse, Slot
 from serving.tallies import LaneTally, Tallies
+from serving.tokenizer import open_tokenizers
 from serving.variant import Scheduler
 
 _TABLES_KEPT = 256
@@ -44,6 +45,7 @@ class Lane:
         self._entries: OrderedDict[tuple[str, float], int] = OrderedDict()
         self._brought: dict[tuple[str, float], Adapter] = {}
         self._tables: dict[tuple[Scheduler, int], Table] = {}
+        self._tokenizers = open_tokenizers(model)
         self._decoder = ThreadPoolExecutor(1, "salon-decode") if backend.decodes_apart else None
         self._decoding = False
 
@@ -77,6 +79,11 @@ class Lane:
             raise
         except Exception as error:  # what a runtime raises has no common base
             raise ModelError(f"{self.model.folder}: its parts do not fit each other ({error}); copy the whole model directory") from None
+
+    def limit_passed(self, text: str) -> int | None:
+        """The tokens that the model reads, where `text` has more for every one of its text encoders; else None. Any thread."""
+        tokenizers = self._tokenizers.values()
+        return max(one.length for one in tokenizers) if all(one.cuts(text) for one in tokenizers) else None
 
     def table(self, scheduler: Scheduler, steps: int) -> Table:
         """The sampler's table, kept. Raises ModelError."""

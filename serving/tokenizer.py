@@ -20,8 +20,14 @@ _LONGEST = 10_000  # "no limit" is written as 1e30 in tokenizer_config.json
 class Tokenizer(Protocol):
     """Text to token ids of one fixed length."""
 
+    length: int
+
     def __call__(self, text: str) -> NDArray[np.int64]:
         """Token ids, shape [length]."""
+        ...
+
+    def cuts(self, text: str) -> bool:
+        """Is the text longer than that?"""
         ...
 
 
@@ -62,6 +68,10 @@ class ClipTokenizer:
         """Token ids, shape [length]."""
         return _filled(self._tokenizer.encode(text).ids, self.length, self._pad)
 
+    def cuts(self, text: str) -> bool:
+        """Is the text longer than `length` tokens?"""
+        return bool(self._tokenizer.encode(text).overflowing)
+
 
 class T5Tokenizer:
     """Text to token ids of one fixed length: pieces, end, padding; a longer text is cut. Thread-safe."""
@@ -80,6 +90,10 @@ class T5Tokenizer:
     def __call__(self, text: str) -> NDArray[np.int64]:
         """Token ids, shape [length]."""
         return _filled(self._tokenizer.encode(text).ids, self.length, self._pad)
+
+    def cuts(self, text: str) -> bool:
+        """Is the text longer than `length` tokens?"""
+        return bool(self._tokenizer.encode(text).overflowing)
 
 
 def _open(folder: Path, read: Callable[[], Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
 import msgspec
@@ -35,6 +35,21 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[RequestedOutput]
     output_format: FileFormat
     deadline_seconds: float | None
+    truncate_prompt: bool = False
+
+    def check_lengths(self, jobs: Sequence[Job], limit_passed: Callable[[Variant, str], int | None]) -> None:
+        """Unless they may be cut, prompts must fit what the model reads. Raises Unreadable."""
+        if self.truncate_prompt:
+            return
+        said = [("PROMPT", job.variant, job.prompt) for job in jobs] + [
+            ("NEGATIVE_PROMPT", job.variant, job.negative_prompt) for job in jobs
+        ]
+        for name, variant, text in dict.fromkeys(said):
+            if limit := limit_passed(variant, text):
+                raise Unreadable(
+                    f"input {name}: {text[:40]!r}… has more than the {limit} tokens that the model reads; shorten it, "
+                    "or send the parameter truncate_prompt true to have it cut there"
+                )
 
     def jobs(self, resolve: Callable[[str], Variant]) -> list[Job]:
         """`resolve` finds the variant that a text names."""
@@ -78,6 +93,7 @@ def understand(request: InferRequest, height: int, width: int) -> Asked:
         outputs=_outputs(request, n * height * width * 3),
         output_format=_format(request.parameters.get("output_format", "png")),
         deadline_seconds=_deadline(request.parameters.get("timeout", 0)),
+        truncate_prompt=_flag(request, "truncate_prompt"),
     )
 
 
@@ -117,6 +133,13 @@ def _outputs(request: InferRequest, pixels: int) -> list[RequestedOutput]:
         if output.name == "IMAGE" and not output.binary and pixels > JSON_ELEMENTS:
             raise Unreadable(f"output IMAGE: {pixels} elements are too many for JSON; ask for it with the parameter binary_data true")
     return outputs
+
+
+def _flag(request: InferRequest, name: str) -> bool:
+    value = request.parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise Unreadable(f"parameter {name}: is {str(value)[:40]!r}; send true or false")
+    return value
 
 
 def _format(value: object) -> FileFormat:

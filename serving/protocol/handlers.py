@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -148,6 +149,8 @@ async def infer(request: AnyRequest, worker: Worker, model: str, version: str = 
         understood = await asyncio.to_thread(decode_request, body, json_length) if len(body) > _SMALL else decode_request(body, json_length)
         asked = understand(understood, loaded.height, loaded.width)
         jobs = asked.jobs(lambda text: worker.shelf.resolve(model, text))
+        check = partial(asked.check_lengths, jobs, worker.engine.limit_passed)
+        await asyncio.to_thread(check) if len(body) > _SMALL else check()
         async with _cancelled_when_gone(request):
             pictures = await worker.draw(jobs, asked.deadline_seconds)
         backlog_ms = 1000 * worker.engine.queue_seconds()

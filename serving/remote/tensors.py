@@ -56,7 +56,8 @@ def infer_request(jobs: Sequence[Job], served: Served, deadline_seconds: float |
         inputs[name] = _tensor(declared, values)
     parameters: dict[str, str | int | float | bool] = {}
     if served.ours:
-        parameters["output_format"] = "png"
+        # as an engine in the gateway's own process does
+        parameters |= {"output_format": "png", "truncate_prompt": True}
     if deadline_seconds is not None:
         parameters["timeout"] = max(1, round(deadline_seconds * 1e6))
     return InferRequest(inputs=inputs, outputs=[RequestedOutput(name, True) for name in served.outputs], parameters=parameters)

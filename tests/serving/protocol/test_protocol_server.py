@@ -114,12 +114,11 @@ def test_its_pictures_are_those_of_the_engine(client: InferenceServerClient, tin
         "SEED": [job.seed for job in jobs],
         "GUIDANCE": [[job.guidance] for job in jobs],
     }
+    cut = {"output_format": "png", "truncate_prompt": True}
     answers = [
-        client.infer(LANE, inputs(**given), model_version="1", request_id="r1"),
-        client.infer(LANE, inputs(binary=False, **given), outputs=[InferRequestedOutput("IMAGE", binary_data=False)]),
-        client.infer(
-            LANE, inputs(**given), outputs=wanted("ENCODED", "STEPS", "ROWS", "BATCH_ROWS", "SEED"), parameters={"output_format": "png"}
-        ),
+        client.infer(LANE, inputs(**given), model_version="1", request_id="r1", parameters=cut),
+        client.infer(LANE, inputs(binary=False, **given), outputs=[InferRequestedOutput("IMAGE", binary_data=False)], parameters=cut),
+        client.infer(LANE, inputs(**given), outputs=wanted("ENCODED", "STEPS", "ROWS", "BATCH_ROWS", "SEED"), parameters=cut),
     ]
     for i, picture in enumerate(pictures):
         assert levels(answers[0].as_numpy("IMAGE")[i], picture.rgb) <= 1
@@ -150,6 +149,8 @@ def test_one_value_for_all_random_seeds_and_other_files(client: InferenceServerC
         ({"PROMPT": "a"}, "VARIANT: is needed, one of model tiny-32x32's variants: base, more"),
         ({"PROMPT": "a", "VARIANT": "bass"}, "'bass' is not of model"),
         ({"PROMPT": "a", "VARIANT": "broken"}, "'broken' is not of model"),
+        ({"PROMPT": "x " * 100, "VARIANT": "base"}, r"input PROMPT: 'x x.*more than the 20 tokens that the model reads; shorten it"),
+        ({"PROMPT": "a", "NEGATIVE_PROMPT": "x " * 100, "VARIANT": "base"}, r"input NEGATIVE_PROMPT: 'x x.*truncate_prompt true"),
         ({"PROMPT": "a", "VARIANT": "base", "STEPS": 0}, "steps: 0 is not between 1"),
         ({"PROMPT": "a", "VARIANT": "base", "STEPS": 10_000}, "steps: 10000 is not between 1"),
         ({"PROMPT": "a", "VARIANT": "base", "GUIDANCE": 51.0}, "guidance: 51 is not between 0 and 50"),
