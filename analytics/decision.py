@@ -2,8 +2,8 @@
 
 1. invalid: the sample ratio is broken (e-process, gate 1000): the arms do not hold comparable units.
 2. rollback: a guardrail is established worse than its margin (one-sided, always valid).
-3. keep_running: too few units per arm, fewer hours than the declared minimum, a design that this report does not judge, or so
-   many units in several arms (left out, and not at random: only who comes back can be) that the rest is no fair sample.
+3. keep_running: too few units per arm, fewer hours than the declared minimum, or, where people are split, so many units in
+   several arms (left out, and not at random: only who comes back can be) that the rest is no fair sample.
 4. keep_running: something else could explain the effect: the better arm was also served noticeably faster, or its units did
    better already before they were exposed (for an arm that is worse: slower, or worse before).
 5. ship: the primary metric is established better (always valid, alpha shared over the arms; p-value, interval and
@@ -62,11 +62,7 @@ def decide(
         return keep(f"Arm {fewest!r} has {plural(units.get(fewest, 0), 'unit')}; nothing is judged before every arm has {needed}.")
     if hours < experiment.minimum_hours:
         return keep(f"The experiment has run {hours:.1f} of at least {experiment.minimum_hours:g} hours.")
-    if experiment.design != "ab":
-        return keep(
-            f'The design is {experiment.design!r}; this report judges only "ab", since the shares of the others move with the outcome.'
-        )
-    if checks.exposure.multiple_exposure_share > MOST_IN_SEVERAL_ARMS:
+    if experiment.design == "ab" and checks.exposure.multiple_exposure_share > MOST_IN_SEVERAL_ARMS:
         several = f"{plural(checks.exposure.multiple_exposure, 'unit')} ({checks.exposure.multiple_exposure_share:.0%})"
         return keep(
             f"{several} saw more than one arm and are left out; who is left is no fair sample. Keep the weights still, or start afresh."

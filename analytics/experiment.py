@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Design = Literal["ab", "interleave", "duel", "bandit", "switchback"]
+from analytics.designs import Bandit, Design, Duel, Ramp, Switchback, check_design
+
 MetricKind = Literal["proportion", "mean", "ratio", "quantile"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,62}\Z")]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -87,6 +88,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `looks`: how many equally spaced looks up to `planned_units` were planned (group-sequential bounds beside those for any
     look). `breakdowns`, `strata`: keys of the exposure's context, to report by, and to post-stratify by.
     `equalise`: faster arms are held back until the slowest would answer, so that pictures are compared and not waits.
+    `on_win`, `on_harm`: what a report's recommendation to ship, or to roll back, does by itself; `on_harm` None: it rolls back
+    where the experiment ramps or ships by itself, or judges a round's candidate.
     """
 
     route: str
@@ -110,6 +113,12 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     strata: str | None = None
     exclude: Exclusion = msgspec.field(default_factory=Exclusion)
     equalise: bool = False
+    bandit: Bandit | None = None
+    duel: Duel | None = None
+    switchback: Switchback | None = None
+    ramp: Ramp | None = None
+    on_win: Literal["ask", "ship"] = "ask"
+    on_harm: Literal["ask", "rollback"] | None = None
 
     def __post_init__(self) -> None:
         check_weights(self.arms)
@@ -117,6 +126,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(f"`arms` names {len(self.arms)} arm; an experiment compares at least 2")
         if self.control not in self.arms:
             raise ValueError(f"`control` is {self.control!r}, which is not an arm; arms are {', '.join(map(repr, self.arms))}")
+        check_design(self)
 
 
 def check_weights(weights: dict[str, float]) -> None:

@@ -5,49 +5,9 @@ from datetime import date, datetime
 import msgspec
 
 from analytics.decision_event import PastDecision
-
-
-class Moments(msgspec.Struct, frozen=True, kw_only=True, tag="moments"):
-    """Per-unit totals of one metric in one arm. `m2` is the centred sum of squares; `comoment` that of products.
-
-    For a ratio metric `mean` is of the numerator and the `denominator_*` fields are filled; else they are 1, 0, 0.
-    """
-
-    n: int
-    mean: float
-    m2: float
-    denominator_mean: float = 1.0
-    denominator_m2: float = 0.0
-    comoment: float = 0.0
-
-
-class Joint(msgspec.Struct, frozen=True, kw_only=True, tag="joint"):
-    """Several numbers per unit in one arm: `products[i][j]` is the centred sum of products, symmetric, [k][k].
-
-    The first is the outcome y; for a ratio the second is its denominator d; then come the covariates, for a ratio's own
-    pre-period again as numerator and denominator: `covariates` names them, one or two columns each (`ratios` says which two).
-    """
-
-    n: int
-    means: tuple[float, ...]
-    products: tuple[tuple[float, ...], ...]
-    ratio: bool = False
-    covariates: tuple[str, ...] = ()
-    ratios: tuple[bool, ...] = ()
-
-    @property
-    def outcome(self) -> Moments:
-        """The outcome alone."""
-        if not self.ratio:
-            return Moments(n=self.n, mean=self.means[0], m2=self.products[0][0])
-        return Moments(
-            n=self.n,
-            mean=self.means[0],
-            m2=self.products[0][0],
-            denominator_mean=self.means[1],
-            denominator_m2=self.products[1][1],
-            comoment=self.products[0][1],
-        )
+from analytics.facts_of_designs import AllocationStretch, BlockFacts, PlaceFacts, PreferenceFacts
+from analytics.moments import Joint as Joint
+from analytics.moments import Moments as Moments
 
 
 class Regressed(msgspec.Struct, frozen=True, kw_only=True, tag="regressed"):
@@ -169,7 +129,8 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     before exposure; empty where nobody did anything then. `excluded[rule][arm]` units are left out by the experiment's rules,
     `training_units[arm]` because their feedback trained an arm of this experiment. `caps[metric]`: the value that a percentile
     cap came to. `sql[metric]`: what the metric became. `decisions`: what
-    reports recommended, each time that it changed; in no figure.
+    reports recommended, each time that it changed; in no figure. `allocation` (bandit), `preference` (interleave, duel) and
+    `blocks` (switchback) are there in their designs, `places` where grids have more than one picture.
     """
 
     experiment: str
@@ -201,3 +162,7 @@ class ExperimentFacts(msgspec.Struct, frozen=True, kw_only=True):
     caps: dict[str, float] = msgspec.field(default_factory=dict)
     sql: dict[str, str] = msgspec.field(default_factory=dict)
     decisions: list[PastDecision] = msgspec.field(default_factory=list)
+    allocation: list[AllocationStretch] = msgspec.field(default_factory=list)
+    preference: PreferenceFacts | None = None
+    blocks: BlockFacts | None = None
+    places: PlaceFacts | None = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from analytics.designs import design_problem
 from analytics.events import GATEWAY_KINDS
 from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
 from analytics.settings import AnalyticsSettings, Document, analytics_settings
@@ -303,8 +304,8 @@ def _check_experiments(
         keys = ("experiments", name)
         document.check_names((*keys, "route"), [experiment.route], routes)
         document.check_names((*keys, "arms"), experiment.arms, variants)
-        if experiment.design != "ab":
-            raise document.wrong((*keys, "design"), f'{experiment.design!r} is not built yet; use "ab"')
+        if problem := design_problem(experiment, analytics.metrics):
+            raise document.wrong((*keys, "primary"), f"{experiment.primary!r} does not do: {problem}")
         if experiment.autostart and experiment.route in autostarted:
             other = autostarted[experiment.route]
             raise document.wrong(

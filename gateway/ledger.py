@@ -19,6 +19,7 @@ ALLOWED: dict[str, tuple[State, ...]] = {
     "stop": ("draft", "running", "paused"),
     "ship": ("running", "paused", "stopped"),
     "weights": ("draft", "running", "paused"),
+    "pairs": ("running", "paused"),
     "redefine": ("draft", "running", "paused"),
 }
 AFTER: dict[str, State] = {"start": "running", "pause": "paused", "resume": "running", "stop": "stopped", "ship": "shipped"}
@@ -27,7 +28,8 @@ AFTER: dict[str, State] = {"start": "running", "pause": "paused", "resume": "run
 class Life(msgspec.Struct, frozen=True, kw_only=True):
     """One experiment. `declared` is what its source last said, `allocation` what is true now; times are ISO 8601 UTC.
 
-    `variants`: what its arms meant when it was started; paths are relative to the folder of the file.
+    `variants`: what its arms meant when it was started; paths are relative to the folder of the file. `pairs`: of a duel, how
+    often two arms meet, by `pair_name`; empty: all alike. `weighed_at`: when weights or pairs last changed, or the start.
     """
 
     name: str
@@ -37,8 +39,10 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin = "config"
     arm: str = ""
     variants: dict[str, Variant] = msgspec.field(default_factory=dict)
+    pairs: dict[str, float] = msgspec.field(default_factory=dict)
     created_at: str = ""
     started_at: str = ""
+    weighed_at: str = ""
     changed_at: str = ""
     who: str = ""
     why: str = ""
@@ -74,6 +78,11 @@ class Ledger(msgspec.Struct, frozen=True):
     token_key: str = ""
 
 
+def pair_name(first: str, second: str) -> str:
+    """How a pair of arms is called, whichever comes first."""
+    return "|".join(sorted((first, second)))
+
+
 def apply(ledger: Ledger, event: Event) -> Ledger:
     """The ledger after one event. Anything but a control record that it knows leaves it as it is."""
     if event.kind != "control":
@@ -92,6 +101,10 @@ def apply(ledger: Ledger, event: Event) -> Ledger:
         stamp["variants"] = msgspec.convert(changed.get("variants", {}), dict[str, Variant])
     if action == "weights":
         stamp["allocation"] = reweigh(life.allocation, changed["weights"])
+    if action == "pairs":
+        stamp["pairs"] = msgspec.convert(changed["pairs"], dict[str, float])
+    if action in ("start", "resume", "weights", "pairs"):
+        stamp["weighed_at"] = _iso(event)
     if "definition" in changed:
         declared = msgspec.convert(changed["definition"], Experiment)
         stamp["declared"] = declared

@@ -9,17 +9,20 @@ import msgspec
 
 from analytics.checks import check
 from analytics.decision import decide
+from analytics.designs import MIXED
 from analytics.events import utc_now
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
 from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import Question, compare_family, finite
+from analytics.report.designs import additions, judged_units
 from analytics.report.e_values import with_e_bh
 from analytics.report.flagged import flagged_check, rules
 from analytics.report.formulas import formulas
 from analytics.report.notes import method_notes
 from analytics.report.novelty import novelty
 from analytics.report.path import path
+from analytics.report.preference_metrics import preference_metrics
 from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
 
 if TYPE_CHECKING:
@@ -65,10 +68,11 @@ def build_report(
     checks = AllChecks(**msgspec.structs.asdict(basic), flagged=flagged)
     arms = {arm.arm: arm for arm in facts.arms}
     weights = facts.periods[-1].weights if facts.periods else experiment.arms
-    units = {arm: arms[arm].units if arm in arms else 0 for arm in experiment.arms}
+    units = judged_units(experiment, facts)
+    split = experiment.design == "ab"
     changes = weight_changes(facts.periods)
     primary, asked = used[experiment.primary], rules(experiment)
-    sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0])
+    sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0]) if split else []
     warnings = [*flagged.warnings, *(warning for breakdown in sliced for warning in breakdown.warnings)]
     decision = decide(experiment, compared, checks, units, hours, changes, warnings)
     report = Report(
@@ -87,8 +91,9 @@ def build_report(
         metrics=compared,
         decision=msgspec.structs.replace(decision, history=list(facts.decisions)),
         breakdowns=sliced,
-        path=path(experiment, primary, facts.cohorts, facts.periods, asked),
-        novelty=novelty(experiment, primary, facts.ages, asked),
+        path=path(experiment, primary, facts.cohorts, facts.periods, asked) if split else [],
+        novelty=novelty(experiment, primary, facts.ages, asked) if split else [],
+        **msgspec.structs.asdict(additions(experiment, facts, compared)),
         sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts),
     )
     return msgspec.structs.replace(report, formulas={formula.title: formula.path for formula in formulas(report)})
@@ -111,6 +116,8 @@ def _names(experiment: Experiment) -> list[str]:
 
 
 def _compare(experiment: Experiment, metrics: Mapping[str, Metric], facts: ExperimentFacts) -> list[MetricReport]:
+    if experiment.design in MIXED:
+        return with_e_bh(preference_metrics(experiment, metrics, facts), experiment.alpha)
     families: list[tuple[Role, list[str]]] = [
         ("primary", [experiment.primary]),
         ("secondary", list(experiment.secondary)),
@@ -134,6 +141,8 @@ def _compare(experiment: Experiment, metrics: Mapping[str, Metric], facts: Exper
                 bounds=metrics[key].bounds,
                 cap=facts.caps.get(key),
                 sql=facts.sql.get(key, ""),
+                allocation=[stretch.draws[key] for stretch in facts.allocation if key in stretch.draws],
+                blocks=facts.blocks,
             )
             questions.append(question)
         if questions:

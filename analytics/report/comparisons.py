@@ -48,7 +48,7 @@ def compare_family(questions: Sequence[Question], arms: Sequence[str], control: 
             role=question.role,
             kind=question.kind,
             direction=question.direction,
-            arms=[metric_arm(arm, question.kind, question.facts.get(arm)) for arm in arms],
+            arms=[question.shown.get(arm) or metric_arm(arm, question.kind, question.facts.get(arm)) for arm in arms],
             comparisons=[_comparison(question, one, control, next(levels), family, rules, len(arms)) for one in row],
             margin=question.guardrail.margin if question.guardrail else None,
             cap=question.cap,
@@ -92,7 +92,7 @@ def _test(question: Question, arm: str, control: str) -> _Tested:
 
 
 def _untested(question: Question, one: _Tested, control: str, level: Adjusted) -> Comparison:
-    a, b = (metric_arm(arm, question.kind, question.facts.get(arm)).mean for arm in (control, one.arm))
+    a, b = ((question.shown.get(arm) or metric_arm(arm, question.kind, question.facts.get(arm))).mean for arm in (control, one.arm))
     difference = None if a is None or b is None else b - a
     lift = None if difference is None or not a else difference / abs(a)
     return Comparison(

@@ -16,6 +16,9 @@ from analytics.inference.poststratification import Pair, pooled
 from analytics.inference.proportion import proportion_contrast
 from analytics.inference.quantile import quantile_contrast
 from analytics.inference.ratio import ratio_contrast
+from analytics.report.adaptive_contrast import adaptive_found
+from analytics.report.block_contrast import block_found
+from analytics.report.found import Found as Found
 from analytics.report.question import Question
 
 METHODS = {
@@ -26,14 +29,6 @@ METHODS = {
 }
 SMALLEST_PART = 2
 BEYOND = "no inference: values are no numbers, or too large or too small to compute with"
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The comparison to test (None: it cannot be), how it was made or why not, and the share of the variance that covariates took."""
-
-    contrast: Contrast | None
-    method: str
-    variance_reduction: float | None = None
 
 
 def contrast_of(question: Question, arm: str, control: str) -> Found:
@@ -59,6 +54,10 @@ def _finite(contrast: Contrast) -> bool:
 
 
 def _found(question: Question, arm: str, control: str) -> Found:
+    if question.allocation:
+        return adaptive_found(question, arm, control)
+    if question.blocks is not None:
+        return block_found(question, arm, control)
     a, b = question.facts.get(control), question.facts.get(arm)
     if a is None or b is None:
         return Found(None, "no inference: no data")

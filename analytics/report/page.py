@@ -7,8 +7,13 @@ from itertools import groupby
 
 from analytics.facts import GalleryPicture
 from analytics.report import figures, tables
+from analytics.report.adaptive import adaptive_section
+from analytics.report.board import board_section
+from analytics.report.position import position_section
+from analytics.report.preference import preference_section
 from analytics.report.schema import Report
 from analytics.report.style import STYLE
+from analytics.report.switchback import switchback_section
 from analytics.report.text import VERDICTS, age, plain_verdict, read_lines
 
 TONES = {"ship": "good", "keep_running": "calm", "stop": "calm", "rollback": "bad", "invalid": "bad"}
@@ -30,6 +35,11 @@ def body(report: Report, gallery: Sequence[GalleryPicture] = ()) -> str:
     parts = [
         _banner(report),
         figures.effects(report),
+        adaptive_section(report.adaptive),
+        preference_section(report.preference),
+        board_section(report.board),
+        switchback_section(report.switchback),
+        position_section(report.position),
         figures.course(report),
         figures.breakdowns(report),
         figures.novelty(report),

@@ -7,7 +7,8 @@ import msgspec
 
 from analytics.experiment import Guardrail
 from analytics.facts import Joint, Moments, QuantileFacts, Regressed
-from analytics.report.schema import Role
+from analytics.facts_of_designs import BlockFacts, Draw
+from analytics.report.schema import MetricArm, Role
 
 Facts = Moments | QuantileFacts
 
@@ -29,7 +30,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     `joint` per arm turns on CUPED (several covariates: Lin's regression; `regressed`, from rows, takes its place). `periods` (of
     constant weights) and `strata` hold the same per arm for parts of the units: the comparison is then made within each and put
     together. `bounds` of a mean turn on the guaranteed interval. `brief`, for parts of an experiment: without what is planned for or
-    stands beside the whole (planned looks, guaranteed interval, exact posterior).
+    stands beside the whole (planned looks, guaranteed interval, exact posterior). `allocation` (a bandit's draws per stretch of
+    weights and arm) or `blocks` (of a switchback) take the place of all of these; `shown` is then what is shown of each arm.
     """
 
     metric: str
@@ -47,3 +49,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     sql: str = ""
     note: str = ""
     brief: bool = False
+    allocation: Sequence[Mapping[str, Sequence[Draw]]] = ()
+    blocks: BlockFacts | None = None
+    shown: Mapping[str, MetricArm] = msgspec.field(default_factory=dict)

@@ -10,6 +10,11 @@ from analytics.decision_event import PastDecision
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
 from analytics.inference.contrast import Interval
+from analytics.report.adaptive import AdaptiveReport
+from analytics.report.board import BoardReport
+from analytics.report.position import PositionReport
+from analytics.report.preference import PreferenceReport
+from analytics.report.switchback import SwitchbackReport
 
 Role = Literal["primary", "secondary", "guardrail"]
 Action = Literal["keep_running", "ship", "stop", "rollback", "invalid"]
@@ -265,4 +270,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     path: list[PathPoint]
     novelty: list[AgePoint]
     formulas: dict[str, str] = msgspec.field(default_factory=dict)
+    adaptive: AdaptiveReport | None = None
+    preference: PreferenceReport | None = None
+    board: BoardReport | None = None
+    switchback: SwitchbackReport | None = None
+    position: PositionReport | None = None
     sufficient_statistics: SufficientStatistics

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from analytics.report.adaptive import adaptive_lines
+from analytics.report.board import board_lines
 from analytics.report.check_lines import check_lines
 from analytics.report.columns import table, wrap
+from analytics.report.position import position_lines
+from analytics.report.preference import preference_lines
 from analytics.report.schema import Comparison, MetricReport, Report
+from analytics.report.switchback import switchback_lines
 from analytics.report.text_views import breakdowns, course, history, methods, novelty
 from analytics.report.words import chance, number, p_value, percent, plural, signed, span
 
@@ -24,6 +29,11 @@ def to_text(report: Report) -> str:
         _head(report),
         _arms(report),
         metric_lines(report.metrics, _control(report)),
+        adaptive_lines(report.adaptive),
+        preference_lines(report.preference),
+        board_lines(report.board),
+        switchback_lines(report.switchback),
+        position_lines(report.position),
         course(report),
         breakdowns(report),
         novelty(report),

@@ -12,6 +12,7 @@ from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, W
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.controls import experiment_names, first_start, read_controls, read_definition, weight_periods
 from analytics.warehouse.decisions import read_decisions
+from analytics.warehouse.designs import with_design
 from analytics.warehouse.figures import Figures, Stretches
 from analytics.warehouse.metric_sql import metric_sql
 from analytics.warehouse.rollups import LATE_HOURS
@@ -95,6 +96,7 @@ def _compute(warehouse: Warehouse, source: Source, experiment: Experiment, metri
             started_at = first_start(controls) or figures.first_exposure()
             stretches = weight_periods(controls, experiment, started_at) if started_at else []
             facts = _gather(figures, source, experiment, metrics, totals, stretches, started_at)
+            facts = with_design(facts, warehouse, source, figures, experiment, metrics, stretches)
         facts = msgspec.structs.replace(facts, decisions=read_decisions(warehouse, source.experiment, source.as_of))
         if totals.flagged and not source.flagged:
             facts = msgspec.structs.replace(facts, with_flagged=_with_flagged(warehouse, source, experiment, metrics, stretches))

@@ -36,7 +36,7 @@ def report() -> Report:
 def test_json_shape_of_the_contract(report):
     tree = msgspec.json.decode(msgspec.json.encode(report))
     top = "experiment route design as_of started_at data_as_of events_read late_events flagged"
-    views = ["breakdowns", "path", "novelty", "formulas"]
+    views = ["breakdowns", "path", "novelty", "formulas", "adaptive", "preference", "board", "switchback", "position"]
     assert list(tree) == [*top.split(), "method_notes", "arms", "checks", "metrics", "decision", *views, "sufficient_statistics"]
     assert {"arm", "control", "variant", "weight", "units", "generations", "images", "failures", "latency_ms"} <= set(tree["arms"][0])
     assert set(tree["arms"][0]["latency_ms"]) == {"p50", "p95"}

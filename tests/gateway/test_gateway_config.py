@@ -76,7 +76,7 @@ def test_environment_overrides(folder):
         ("arms = { base = 0.5, vivid = 0.5 }", "arms = { base = 0.5, vivit = 0.5 }", 21, "did you mean 'vivid'"),
         ('control = "base"', 'control = "vivit"', 19, "not an arm"),
         ('primary = "like_rate"', 'primary = "like_rat"', 23, "did you mean 'like_rate'"),
-        ('primary = "like_rate"', 'primary = "like_rate"\ndesign = "duel"', 24, "not built yet"),
+        ('primary = "like_rate"', 'primary = "like_rate"\nswitchback = { block_minutes = 5 }', 19, "belongs to design"),
         ('[routes.hero]', '[route.hero]', 11, "did you mean 'routes'"),
         ('[variants.base]', '[gateway]\nlisten = "8080"\n[variants.base]', 3, "HOST:PORT"),
         ('[variants.base]', '[gateway]\napi_keys = "keys.toml"\n[variants.base]', 3, "file:PATH"),

@@ -1,0 +1,17 @@
+"""Interleaved grids and duels: who was preferred, and by how many."""
+
+from collections.abc import Mapping
+
+from analytics.experiment import Experiment, Metric
+from analytics.facts import WeightPeriod
+from analytics.facts_of_designs import PreferenceFacts
+from analytics.warehouse.client import Warehouse
+from analytics.warehouse.figures import Stretches
+from analytics.warehouse.source import Source
+
+
+def read_preferences(
+    warehouse: Warehouse, source: Source, experiment: Experiment, metrics: Mapping[str, Metric], stretches: Stretches
+) -> tuple[PreferenceFacts | None, list[WeightPeriod]]:
+    """And what was randomised, counted per arm, for the sample ratio."""
+    return None, []
