@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Plain torch on Linux brings 3 GB of CUDA; every target here runs on CPU.
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench crash chaos statistics serving model clean kafka-up kafka-down
+.PHONY: demo test lint bench crash chaos statistics serving designs model clean kafka-up kafka-down
 
 demo: $(READY)
 	$(BIN)/salon demo
@@ -34,6 +34,10 @@ statistics: $(READY)
 # The engine under load on this machine's CPU, beside its rivals; about 8 minutes on 2 quiet cores.
 serving: $(READY)
 	$(BIN)/python benchmarks/serving/keep.py
+
+# Bandits, grids, duels, switchbacks, positions and off-policy estimates: what they promise, simulated and over HTTP; about 15 minutes.
+designs: $(READY)
+	$(BIN)/python benchmarks/designs/keep.py
 
 model: $(READY)
 	$(BIN)/python -m finetune.pretrain

@@ -51,14 +51,14 @@ autostart = true
 class GatewayProcess:
     """`salon serve` as a process of its own. `key` is the development key that its first start prints."""
 
-    def __init__(self, folder: Path, model: str = "salon/emoji-64") -> None:
+    def __init__(self, folder: Path, model: str = "salon/emoji-64", contest: str = CONTEST) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
         self.folder, self.key = folder, ""
         self.url = f"http://127.0.0.1:{self.port}"
-        (folder / "salon.toml").write_text(SETTINGS.format(port=self.port, model=model) + CONTEST)
+        (folder / "salon.toml").write_text(SETTINGS.format(port=self.port, model=model) + contest)
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
