@@ -8,21 +8,15 @@ every unit its old arm again. The spans follow from the history of weights alone
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from analytics.experiment import check_weights
+from gateway.spans import MOST_SPANS, Span, shift
 
 TICKS = 1 << 53
-
-
-class Span(NamedTuple):
-    """Ticks `start` to `end`, the end not included."""
-
-    start: int
-    end: int
 
 
 class Assignment(NamedTuple):
@@ -33,7 +27,7 @@ class Assignment(NamedTuple):
 
 
 class Allocation(msgspec.Struct, frozen=True):
-    """Who owns the line: `spans[arm]` in the order in which the arm got them."""
+    """Who owns the line: `spans[arm]` in the order in which the arm got them, or along the line once they were very many."""
 
     salt: str
     weights: dict[str, float]
@@ -57,6 +51,8 @@ def reweigh(allocation: Allocation, weights: Mapping[str, float]) -> Allocation:
         raise ValueError(f"weights name the arms {sorted(weights)}; give one for each of {sorted(allocation.weights)}")
     check_weights(dict(weights))
     target = _ticks(weights)
+    if sum(len(owned) for owned in allocation.spans.values()) > MOST_SPANS:
+        return Allocation(allocation.salt, dict(weights), shift(allocation.spans, target))
     spans = {arm: list(owned) for arm, owned in allocation.spans.items()}
     free: list[Span] = []
     for arm in sorted(spans):
@@ -65,6 +61,13 @@ def reweigh(allocation: Allocation, weights: Mapping[str, float]) -> Allocation:
     for arm in sorted(spans):
         _take(spans[arm], free, target[arm] - _length(spans[arm]))
     return Allocation(allocation.salt, dict(weights), {arm: tuple(owned) for arm, owned in spans.items()})
+
+
+def with_arms(allocation: Allocation, arms: Iterable[str]) -> Allocation:
+    """The allocation with these arms in it too: who is new owns nothing yet."""
+    added = [arm for arm in arms if arm not in allocation.weights]
+    weights = {**allocation.weights, **dict.fromkeys(added, 0.0)}
+    return Allocation(allocation.salt, weights, {**allocation.spans, **dict.fromkeys(added, ())})
 
 
 class Split:
