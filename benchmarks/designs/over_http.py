@@ -222,7 +222,8 @@ async def bandit(door: Door, chance: random.Random, quick: bool, restart: Callab
     return [
         f"bandit: {count} people, 3 arms, b retired at half, restarted once",
         *watch.lines(),
-        f"  weights at the end {', '.join(f'{arm} {weight:.3f}' for arm, weight in weights.items())}; regret {regret:.3f} a person, of an even split {regret_split:.3f}",
+        f"  weights at the end {', '.join(f'{arm} {weight:.3f}' for arm, weight in weights.items())}",
+        f"  regret {regret:.3f} a person, of an even split {regret_split:.3f}",
         f"  shares of assignments against weights: {fractions}",
         *([] if weights["b"] == 0 else ["  WRONG the retired arm has a weight again"]),
         *([] if weights["c"] > 0.6 or quick else ["  WRONG the best arm does not have most of the traffic"]),
