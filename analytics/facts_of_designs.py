@@ -22,8 +22,51 @@ class AllocationStretch(msgspec.Struct, frozen=True, kw_only=True):
     draws: dict[str, dict[str, list[Draw]]]
 
 
+class Meeting(msgspec.Struct, frozen=True, kw_only=True):
+    """Votes between two arms, `first` before `second` in the alphabet: those that the first won, lost, tied, and from how many."""
+
+    first: str
+    second: str
+    won: int
+    lost: int
+    tied: int
+    raters: int
+
+    @property
+    def votes(self) -> int:
+        """All of them."""
+        return self.won + self.lost + self.tied
+
+
+class SideVotes(msgspec.Struct, frozen=True, kw_only=True):
+    """Votes with a winner whose side is known, and sums over raters: of squares of the votes won by the left picture, of their
+    product with all decided votes, of squares of those."""
+
+    raters: int
+    decided: int
+    left: int
+    left_squares: int
+    left_decided: int
+    decided_squares: int
+
+
 class DuelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Votes between two arms, for the board."""
+    """Votes between two arms, for the board: of a rater on one generation the last.
+
+    `raters_of[arm]`: who voted on it. `products`: (cell, cell, sum over raters of the product of their counts in the two), lower
+    cell first, those above 0; cell 3 i + 0, 1, 2: `meetings[i]` won, lost, tied.
+    """
+
+    meetings: list[Meeting]
+    raters: int
+    raters_of: dict[str, int]
+    products: list[tuple[int, int, int]]
+    sides: SideVotes
+
+    @property
+    def votes(self) -> int:
+        """All of them."""
+        return sum(meeting.votes for meeting in self.meetings)
 
 
 class PreferenceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +75,36 @@ class PreferenceFacts(msgspec.Struct, frozen=True, kw_only=True):
     duels: DuelFacts | None = None
 
 
+class BlockTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric over the first blocks of `BlockFacts`, those that are over: totals per block, the denominator being units with a
+    request where the metric is per unit."""
+
+    numerators: list[float]
+    denominators: list[float]
+
+
 class BlockFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the blocks of a switchback."""
+    """Of the blocks of a switchback in which something was asked for outside the wash-out, oldest first, lists of one length.
+
+    Block `numbers[i]` lies from `origin` + number x `block_minutes` on; all in it got `arms[i]`, drawn with `propensities[i]`, while
+    `weights[stretches[i]]` held. `totals[metric]`, and of each block's requests the mean `latency_ms` (None: none was timed).
+    `running` of the blocks are not over; `mixed` ones had two arms, for weights changed within, and are in no list; `unplaced`
+    generations tell no block. `latency_p95_ms` is over an arm's requests outside the wash-outs.
+    """
+
+    origin: datetime
+    block_minutes: float
+    numbers: list[int]
+    arms: list[str]
+    propensities: list[float]
+    stretches: list[int]
+    weights: list[dict[str, float]]
+    latency_ms: list[float | None]
+    totals: dict[str, BlockTotals]
+    running: int = 0
+    mixed: int = 0
+    unplaced: int = 0
+    latency_p95_ms: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from analytics.designs import MIXED
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts, WeightPeriod
 from analytics.warehouse.allocation import read_allocation
-from analytics.warehouse.blocks import read_blocks
+from analytics.warehouse.blocks import with_blocks
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.figures import Figures, Stretches
 from analytics.warehouse.places import read_places
@@ -34,6 +34,5 @@ def with_design(
         preference, periods = read_preferences(warehouse, source, experiment, metrics, stretches)
         return msgspec.structs.replace(facts, preference=preference, periods=periods)
     if experiment.design == "switchback":
-        blocks, periods = read_blocks(warehouse, source, experiment, metrics, stretches)
-        return msgspec.structs.replace(facts, blocks=blocks, periods=periods)
+        return with_blocks(facts, warehouse, source, experiment, metrics, stretches)
     return facts
