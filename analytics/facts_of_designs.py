@@ -107,5 +107,43 @@ class BlockFacts(msgspec.Struct, frozen=True, kw_only=True):
     latency_p95_ms: dict[str, float] = msgspec.field(default_factory=dict)
 
 
+class Crossed(msgspec.Struct, frozen=True, kw_only=True):
+    """Pictures shown, and those that got the event, over rows of cells. Entry 2 r is what was shown in row r, 2 r + 1 what got it.
+
+    `totals` [entries]; `products`: (i, j, sum over units of entry i x entry j), i <= j, where it is not 0.
+    """
+
+    totals: list[int]
+    products: list[tuple[int, int, int]]
+
+
+class GridFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Grids of one layout and size. Row of `by_arm`: (number of the arm) x `grid` + cell; of `by_half`: 0 or 1 x `grid` + cell."""
+
+    layout: str
+    grid: int
+    pictures: int
+    units: int
+    by_arm: Crossed
+    by_half: Crossed
+
+
+class SeedOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """`counts[drawn][cell]`: how often the picture drawn as number `drawn` of its request was put into the cell."""
+
+    grid: int
+    counts: list[list[int]]
+
+
 class PlaceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the places of pictures in their grids."""
+    """Pictures by place in grids of 2 and more; `event`: what they may get. `split_at`: half of the pictures were shown before.
+
+    `one_in`: of so many units one was read, by the hash of its name. `left_out`: pictures in rarer layouts and sizes.
+    """
+
+    event: str
+    one_in: int
+    split_at: datetime
+    grids: list[GridFacts]
+    left_out: int = 0
+    orders: list[SeedOrder] = msgspec.field(default_factory=list)
