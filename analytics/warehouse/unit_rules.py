@@ -1,6 +1,7 @@
 """Which units a report leaves out, and why: by the experiment's rules, and for what trained one of its arms; columns of every unit."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from analytics.experiment import Experiment, Filter
@@ -23,8 +24,7 @@ def fixed_columns(source: Source, experiment: Experiment, parameters: Parameters
     arms = parameters.add("Array(String)", list(experiment.arms))
     exclude, rules = experiment.exclude, []
     if exclude.units:
-        pattern = "|".join(map(_expression, exclude.units))
-        rules.append(("units", f"match(u.unit, {parameters.add('String', f'^(?s:{pattern})$')})"))
+        rules.append(("units", unit_pattern("u.unit", exclude.units, parameters)))
     if exclude.context:
         rules.append(("context", fits("u.context", exclude.context, parameters)))
     if exclude.events_per_hour_above is not None:
@@ -55,6 +55,12 @@ def fits(context: str, wanted: Filter, parameters: Parameters) -> str:
         values = [value] if isinstance(value, str) else list(value)
         parts.append(f"{context}[{parameters.add('String', key)}] IN {parameters.add('Array(String)', values)}")
     return " AND ".join(parts) or "1"
+
+
+def unit_pattern(unit: str, patterns: Sequence[str], parameters: Parameters) -> str:
+    """Whether a unit fits one of the shell patterns."""
+    pattern = "|".join(map(_expression, patterns))
+    return f"match({unit}, {parameters.add('String', f'^(?s:{pattern})$')})"
 
 
 def _trained(source: Source) -> str:
