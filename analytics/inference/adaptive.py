@@ -1,9 +1,10 @@
 """Means and differences under adaptive propensities, from states per allocation period: unbiased however arms were favoured.
 
-Within a period every unit had the same propensities e and the same predictions m of the arms' means, all fixed before it: so
-counts, sums and sums of squares per arm say all that the scores G = m + 1{arm}(Y - m)/e add up to. Augmented inverse propensity
-weighting: Cook, Mishler & Ramdas 2024; Kato et al. 2020, arXiv 2002.05308; sequences: Waudby-Smith et al. 2024, arXiv 2103.06476;
-fixed horizon: Hadad et al. 2021, arXiv 1911.02768. With every m = 0 it is plain inverse propensity weighting.
+Within a period units had the same propensities e (`ArmState.differently`: but for some) and the same predictions m of the arms'
+means, all fixed before it: so counts, sums and sums of squares per arm say all that the scores G = m + 1{arm}(Y - m)/e add up to.
+Augmented inverse propensity weighting: Cook, Mishler & Ramdas 2024; Kato et al. 2020, arXiv 2002.05308; sequences: Waudby-Smith
+et al. 2024, arXiv 2103.06476; fixed horizon: Hadad et al. 2021, arXiv 1911.02768. With every m = 0 it is plain inverse propensity
+weighting.
 """
 
 import math
@@ -15,20 +16,46 @@ from analytics.inference.confidence_sequence import tightness
 from analytics.inference.contrast import Interval
 
 
+class Drawn(msgspec.Struct, frozen=True, kw_only=True):
+    """`n` units that got an arm with probability `propensity`; `s1`, `s2`: sums of their outcomes and of the squares."""
+
+    n: int
+    s1: float
+    s2: float
+    propensity: float
+
+    def residuals(self, m: float) -> tuple[float, float]:
+        """Sum and sum of squares of (Y - m)/e."""
+        e = self.propensity
+        return ((self.s1 - self.n * m) / e, max(0.0, self.s2 - 2 * m * self.s1 + self.n * m * m) / e**2)
+
+
 class ArmState(msgspec.Struct, frozen=True, kw_only=True):
     """One arm in one period: `n` units got it with probability `propensity`; `s1`, `s2`: sums of their outcomes and of the
-    squares; `prediction`: the arm's mean as believed before the period."""
+    squares; `prediction`: the arm's mean as believed before the period.
+
+    `differently`: those of the `n` that were drawn with another propensity, as requests on their way are when weights change.
+    """
 
     n: int
     s1: float
     s2: float
     propensity: float
     prediction: float = 0.0
+    differently: tuple[Drawn, ...] = ()
+
+    @property
+    def smallest_propensity(self) -> float:
+        """Of all that its units were drawn with."""
+        return min(self.propensity, *(part.propensity for part in self.differently)) if self.differently else self.propensity
 
     def residuals(self, prediction: float | None = None) -> tuple[float, float]:
         """Sum and sum of squares of 1{arm}(Y - m)/e over the period's units."""
-        m, e = self.prediction if prediction is None else prediction, self.propensity
-        return ((self.s1 - self.n * m) / e, max(0.0, self.s2 - 2 * m * self.s1 + self.n * m * m) / e**2)
+        m = self.prediction if prediction is None else prediction
+        others = self.differently
+        n, s1, s2 = (getattr(self, name) - sum(getattr(part, name) for part in others) for name in ("n", "s1", "s2"))
+        parts = [part.residuals(m) for part in (Drawn(n=n, s1=s1, s2=s2, propensity=self.propensity), *others)]
+        return (sum(r for r, _ in parts), sum(q for _, q in parts))
 
 
 class AllocationPeriod(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ period and come from the periods before: as predictable as the paper's, so as va
 import math
 from collections.abc import Sequence
 
-from analytics.inference.adaptive import AllocationPeriod, ArmState
+from analytics.inference.adaptive import AllocationPeriod, ArmState, Drawn
 from analytics.inference.contrast import Interval
 
 LARGEST_BET = 0.5
@@ -44,7 +44,7 @@ def _lower(states: Sequence[tuple[int, ArmState]], alpha: float, planned_units: 
     units_before, sum_before, square_before = 0, MEAN_GUESS / 2, VARIANCE_GUESS
     gained, bets = -stake, 0.0
     for units, state in states:
-        prediction = min(state.prediction, state.propensity)
+        prediction = min(state.prediction, state.smallest_propensity)
         r, q = state.residuals(prediction)
         first = (units * prediction + r) / 2
         second = (units * prediction**2 + 2 * prediction * r + q) / 4
@@ -77,4 +77,8 @@ def _mirror(state: ArmState) -> ArmState:
         s2=state.n - 2 * state.s1 + state.s2,
         propensity=state.propensity,
         prediction=1 - state.prediction,
+        differently=tuple(
+            Drawn(n=part.n, s1=part.n - part.s1, s2=part.n - 2 * part.s1 + part.s2, propensity=part.propensity)
+            for part in state.differently
+        ),
     )
