@@ -21,6 +21,7 @@ import msgspec
 
 from analytics.checks import Checks, SampleRatio
 from analytics.checks.pre_period import PRE_PERIOD_ALPHA
+from analytics.designs import judged_noun, planned_units
 from analytics.experiment import Experiment
 from analytics.report.schema import Comparison, Decision, MetricReport
 from analytics.report.words import arms_of, interval, number, percent, plural, signed
@@ -59,7 +60,9 @@ def decide(
     needed = max(experiment.minimum_units, SMALLEST_SAMPLE)
     fewest = min(experiment.arms, key=lambda arm: units.get(arm, 0))
     if units.get(fewest, 0) < needed:
-        return keep(f"Arm {fewest!r} has {plural(units.get(fewest, 0), 'unit')}; nothing is judged before every arm has {needed}.")
+        return keep(
+            f"Arm {fewest!r} has {plural(units.get(fewest, 0), judged_noun(experiment))}; nothing is judged before every arm has {needed}."
+        )
     if hours < experiment.minimum_hours:
         return keep(f"The experiment has run {hours:.1f} of at least {experiment.minimum_hours:g} hours.")
     if experiment.design == "ab" and checks.exposure.multiple_exposure_share > MOST_IN_SEVERAL_ARMS:
@@ -103,8 +106,9 @@ def _judge(
         worst = max(worse, key=lambda c: abs(c.difference.value or 0.0))
         return Decision(action="stop", arm=worst.arm, reason=_sentence(primary, worst), risks=risks)
     best = max(primary.comparisons, key=lambda c: (c.difference.value or 0.0) * (1 if primary.direction == "up" else -1))
-    if total >= experiment.planned_units:
-        reason = f"All {experiment.planned_units} planned units are in ({total}) and no gain is established. {_sentence(primary, best)}"
+    if total >= planned_units(experiment):
+        planned = f"All {planned_units(experiment)} planned {judged_noun(experiment)}s are in ({total})"
+        reason = f"{planned} and no gain is established. {_sentence(primary, best)}"
         return Decision(action="stop", arm=None, reason=reason, risks=risks)
     return Decision(action="keep_running", arm=None, reason=f"{_sentence(primary, best)} {_progress(total, experiment)}", risks=risks)
 
@@ -209,4 +213,4 @@ def _mean(metric: MetricReport, arm: str) -> float:
 
 
 def _progress(total: int, experiment: Experiment) -> str:
-    return f"{total} of {experiment.planned_units} planned units are in; keep running."
+    return f"{total} of {planned_units(experiment)} planned {judged_noun(experiment)}s are in; keep running."

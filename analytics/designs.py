@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 Design = Literal["ab", "interleave", "duel", "bandit", "switchback"]
 # Designs that put pictures of several arms before one unit, within one request.
 MIXED = ("interleave", "duel")
+TWO_WEEKS_MINUTES, FEWEST_BLOCKS = 20_160.0, 100
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Minutes = Annotated[float, msgspec.Meta(gt=0, le=10_080)]
 
@@ -93,6 +94,20 @@ def check_design(experiment: "Experiment") -> None:
             raise ValueError(f"`bandit.caps` holds {low[0]!r} to {bandit.caps[low[0]]:g}, below the `floor` of {bandit.floor:g}")
     if experiment.ramp is not None and experiment.design != "ab":
         raise ValueError(f'`ramp` belongs to design = "ab", and the design is {experiment.design!r}')
+
+
+def planned_units(experiment: "Experiment") -> int:
+    """How many observations of all arms are planned, which is where sequences are tightest. Of a switchback they are blocks: no
+    more than `planned_units`, nor than two weeks have (100 where these are fewer)."""
+    if experiment.design != "switchback":
+        return experiment.planned_units
+    blocks = TWO_WEEKS_MINUTES / (experiment.switchback or Switchback()).block_minutes
+    return min(experiment.planned_units, max(FEWEST_BLOCKS, round(blocks)))
+
+
+def judged_noun(experiment: "Experiment") -> str:
+    """What an experiment is judged by, one of them."""
+    return "block" if experiment.design == "switchback" else "unit"
 
 
 def design_problem(experiment: "Experiment", metrics: Mapping[str, "Metric"]) -> str:

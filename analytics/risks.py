@@ -33,7 +33,7 @@ def risks_of(experiment: Experiment, metrics: Sequence[MetricReport], checks: Ch
     if checks.exposure.generations_without_exposure:
         risks.append(f"{plural(checks.exposure.generations_without_exposure, 'generation')} came without an exposure.")
     pooled = [metric.metric for metric in metrics if any(_pooled(comparison) for comparison in metric.comparisons)]
-    if weight_changes and pooled:
+    if weight_changes and pooled and experiment.design != "switchback":
         risks.append(
             f"The weights changed {plural(weight_changes, 'time')}, and {', '.join(pooled)} {'is' if len(pooled) == 1 else 'are'} compared "
             "over all of it: arms hold units of different days, and a trend can look like an effect."

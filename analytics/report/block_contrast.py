@@ -1,9 +1,81 @@
 """Two arms of a switchback compared by its blocks."""
 
+from datetime import timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analytics.facts_of_designs import BlockFacts
+from analytics.inference.switchback import Blocks, Floats, effect, expected_rates
 from analytics.report.found import Found
 from analytics.report.question import Question
+from analytics.report.schema import MetricArm
+
+METHOD = "switchback: {n} blocks, ratio of totals over blocks, less what earlier blocks foretell"
+NO_QUANTILE = "no inference: blocks of a switchback are compared by sums; take a proportion, a mean or a ratio instead of a quantile"
+# Times of day that are taken to be alike: an hour, or a block where that is longer.
+SMALLEST_SLOT_MINUTES = 60.0
 
 
 def block_found(question: Question, arm: str, control: str) -> Found:
-    """`arm` against `control`, a block being one observation."""
-    return Found(None, "no inference: not yet")
+    """`arm` against `control`, a block being one observation; their units are blocks."""
+    if question.blocks is None or question.metric not in question.blocks.totals:
+        return Found(None, NO_QUANTILE if question.kind == "quantile" else "no inference: no data")
+    blocks, _ = pair_of(question.blocks, question.metric, arm, control)
+    found = effect(blocks)
+    if found is None:
+        return Found(None, "no inference: too few blocks, or no variation")
+    return Found(found.contrast, METHOD.format(n=found.contrast.units))
+
+
+def pair_of(facts: BlockFacts, metric: str, arm: str, control: str) -> tuple[Blocks, Floats]:
+    """The blocks that are over of two arms, where both could be drawn; and of each the probability to be the `arm`'s, given that it
+    was one of the two."""
+    totals = facts.totals[metric]
+    n = len(totals.numerators)
+    y, d = np.array(totals.numerators, dtype=float), np.array(totals.denominators, dtype=float)
+    own = np.array(facts.arms[:n], dtype=object)
+    held = [facts.weights[place] for place in facts.stretches[:n]]
+    a, b = (np.array([weights.get(name, 0.0) for weights in held], dtype=float) for name in (control, arm))
+    chosen: NDArray[np.bool_] = ((own == arm) | (own == control)) & (a > 0) & (b > 0)
+    everything = Blocks(
+        numbers=np.array(facts.numbers[:n], dtype=np.int64),
+        treated=own == arm,
+        propensities=np.array(facts.propensities[:n], dtype=float),
+        numerators=y,
+        denominators=d,
+        expected=expected_rates(facts.numbers[:n], slots(facts)[:n], totals.numerators, totals.denominators),
+    )
+    return everything.of(chosen), (b[chosen] / (a[chosen] + b[chosen]))
+
+
+def slots(facts: BlockFacts) -> list[int]:
+    """The time of day (UTC) at which each block begins, in hours, or in blocks where these are longer."""
+    length = max(SMALLEST_SLOT_MINUTES, facts.block_minutes)
+    found = []
+    for number in facts.numbers:
+        at = facts.origin + timedelta(minutes=facts.block_minutes) * number
+        found.append(int((at.hour * 60 + at.minute + at.second / 60) // length))
+    return found
+
+
+def shown_blocks(facts: BlockFacts, metric: str, kind: str, arms: list[str]) -> dict[str, MetricArm]:
+    """Each arm's blocks, its ratio of totals as it was seen, and what that varies by from block to block."""
+    if kind == "quantile":
+        values = facts.latency_p95_ms if metric == "latency_p95_ms" else {}
+        return {arm: MetricArm(arm=arm, n=0, mean=values.get(arm), sd=None) for arm in arms}
+    found = {}
+    totals = facts.totals.get(metric)
+    for arm in arms:
+        mine = [i for i, name in enumerate(facts.arms[: len(totals.numerators)]) if name == arm] if totals else []
+        y = np.array([totals.numerators[i] for i in mine] if totals else [], dtype=float)
+        d = np.array([totals.denominators[i] for i in mine] if totals else [], dtype=float)
+        w = np.array([1 / facts.propensities[i] for i in mine], dtype=float)
+        n, size = int((d > 0).sum()), float(w @ d)
+        mean = float(w @ y) / size if size > 0 else None
+        spread = None
+        if mean is not None and n > 1:
+            parts = w * (y - mean * d) / size
+            spread = float(n * np.sqrt(parts @ parts / (n - 1)))
+        found[arm] = MetricArm(arm=arm, n=n, mean=mean, sd=spread)
+    return found

@@ -15,7 +15,8 @@ from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
 from analytics.report.breakdowns import breakdowns
 from analytics.report.comparisons import Question, compare_family, finite
-from analytics.report.designs import additions, judged_units
+from analytics.report.designs import additions, judged_units, shown
+from analytics.report.designs import warnings as design_warnings
 from analytics.report.e_values import with_e_bh
 from analytics.report.flagged import flagged_check, rules
 from analytics.report.formulas import formulas
@@ -73,7 +74,8 @@ def build_report(
     changes = weight_changes(facts.periods)
     primary, asked = used[experiment.primary], rules(experiment)
     sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0]) if split else []
-    warnings = [*flagged.warnings, *(warning for breakdown in sliced for warning in breakdown.warnings)]
+    added = additions(experiment, facts, compared)
+    warnings = [*flagged.warnings, *design_warnings(added), *(warning for breakdown in sliced for warning in breakdown.warnings)]
     decision = decide(experiment, compared, checks, units, hours, changes, warnings)
     report = Report(
         experiment=name,
@@ -93,7 +95,7 @@ def build_report(
         breakdowns=sliced,
         path=path(experiment, primary, facts.cohorts, facts.periods, asked) if split else [],
         novelty=novelty(experiment, primary, facts.ages, asked) if split else [],
-        **msgspec.structs.asdict(additions(experiment, facts, compared)),
+        **msgspec.structs.asdict(added),
         sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts),
     )
     return msgspec.structs.replace(report, formulas={formula.title: formula.path for formula in formulas(report)})
@@ -143,6 +145,7 @@ def _compare(experiment: Experiment, metrics: Mapping[str, Metric], facts: Exper
                 sql=facts.sql.get(key, ""),
                 allocation=[stretch.draws[key] for stretch in facts.allocation if key in stretch.draws],
                 blocks=facts.blocks,
+                shown=shown(experiment, facts, key, metrics[key]),
             )
             questions.append(question)
         if questions:

@@ -11,10 +11,11 @@ def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
     """(name, ok, sentence) of every check."""
     checks = report.checks
     srm, exposure = checks.srm, checks.exposure
+    noun = "blocks" if report.switchback else "units"
     counts = " / ".join(f"{n:,}" for n in srm.units.values())
     expected = " / ".join(f"{n:,.0f}" for n in srm.expected.values())
     chi_square = f"chi-square p = {_tail(srm.p_value, srm.log10_p_value)}"
-    yield "sample ratio", srm.ok, f"{counts} units, {expected} expected; e-value {srm.e_value:.2g} (alarm at 1000), {chi_square}"
+    yield "sample ratio", srm.ok, f"{counts} {noun}, {expected} expected; e-value {srm.e_value:.2g} (alarm at 1000), {chi_square}"
     several = f"{plural(exposure.multiple_exposure, 'unit')} in several arms"
     yield "exposure", exposure.ok, _told(exposure.problems, several)
     if checks.propensities.balance:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from analytics.checks import SampleRatio, sample_ratio
 from analytics.decision import established
+from analytics.designs import planned_units
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts, Moments, QuantileFacts
 from analytics.report.comparisons import Question, Rules, compare_family
@@ -63,7 +64,7 @@ def rules(experiment: Experiment) -> Rules:
     """As the experiment declares them."""
     return Rules(
         alpha=experiment.alpha,
-        planned_units=experiment.planned_units,
+        planned_units=planned_units(experiment),
         lift=experiment.lift,
         correction=experiment.correction,
         looks=experiment.looks,

@@ -32,6 +32,7 @@ NAMED = (
     Formula(page="cuped", title="CUPED", words=("cuped",)),
     Formula(page="regression", title="Several covariates: Lin's regression", words=("lin 2013",)),
     Formula(page="strata", title="Post-stratification, and periods of weights", words=("post-stratified", "periods of constant weights")),
+    Formula(page="switchback", title="Switchback: blocks of time", words=("switchback",)),
     Formula(page="lifts", title="Lifts", words=("delta method", "log-delta", "fieller", "koopman", "no lift", "lift unbounded")),
 )
 CAPS = Formula(page="caps", title="Capping")

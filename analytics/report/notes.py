@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from analytics.designs import judged_noun, planned_units
 from analytics.experiment import Experiment
 from analytics.facts import ExperimentFacts
 from analytics.inference.bayes import PRIOR_SD
@@ -25,10 +26,16 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
     notes += [
         f"Every arm is compared with {experiment.control!r}. A lift is the difference over the control's value; negative means lower.",
         f'Intervals and p-values are for one planned look, at {level:.0%}. "At any look" intervals (asymptotic confidence '
-        f"sequences, tightest at {experiment.planned_units:,} units) stay right however often the report is read; only they decide.",
+        f"sequences, tightest at {planned_units(experiment):,} {judged_noun(experiment)}s) stay right however often the report is read; "
+        "only they decide.",
         '"Probability to be better" starts from the belief that lifts are small: a normal prior around 0 with standard '
         f"deviation {PRIOR_SD:.0%}.",
     ]
+    if experiment.design == "switchback":
+        notes.append(
+            "A block of time is the observation, for all in it get one arm: sizes, deviations and what is planned count blocks. Arms are "
+            "random from block to block; what one block does to the next is no part of the effect, and looked for as carry-over."
+        )
     families = {role: sum(len(m.comparisons) for m in metrics if m.role == role) for role in ("primary", "secondary", "guardrail")}
     several = [f"{count} {role}" for role, count in families.items() if count > 1]
     if several:
@@ -52,7 +59,9 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
         )
     if facts.multiple_exposure:
         notes.append(f"{plural(facts.multiple_exposure, 'unit')} saw more than one arm and are left out.")
-    if weight_changes:
+    if weight_changes and experiment.design == "switchback":
+        notes.append("The weights changed: every block counts with the propensity that it was drawn with.")
+    elif weight_changes:
         notes.append(
             "The weights changed: arms are compared, and the sample ratio checked, apart in every stretch of constant weights, so that a "
             "trend is not taken for an effect. Quantiles and breakdowns pool the stretches."

@@ -98,7 +98,7 @@ def _compute(warehouse: Warehouse, source: Source, experiment: Experiment, metri
             facts = _gather(figures, source, experiment, metrics, totals, stretches, started_at)
             facts = with_design(facts, warehouse, source, figures, experiment, metrics, stretches)
         facts = msgspec.structs.replace(facts, decisions=read_decisions(warehouse, source.experiment, source.as_of))
-        if totals.flagged and not source.flagged:
+        if totals.flagged and not source.flagged and experiment.design != "switchback":
             facts = msgspec.structs.replace(facts, with_flagged=_with_flagged(warehouse, source, experiment, metrics, stretches))
     return facts
 
