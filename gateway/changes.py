@@ -13,12 +13,14 @@ from analytics.events import Event, control_event
 from analytics.experiment import Experiment, check_weights
 from analytics.settings import nearest
 from gateway.arms import differs, portable
+from gateway.bandit_arms import joined
 from gateway.config import Config
 from gateway.ledger import ALLOWED, Ledger, Life, apply
 from gateway.problems import Conflict, InvalidRequest, NotFound
+from gateway.ramps import first_weights
 from serving.variant import Variant
 
-FIXED_WHILE_RUNNING = ("route", "control", "unit", "salt", "design")
+FIXED_WHILE_RUNNING = ("route", "control", "unit", "salt", "design", "switchback")
 
 
 class Draft:
@@ -64,7 +66,7 @@ def act(draft: Draft, config: Config, name: str, action: str, who: str, why: str
         _one_per_route(draft.ledger, config, life)
         changed = {"weights": life.allocation.weights}
     if action == "start":
-        changed["variants"] = _meant(draft.ledger, config, life)
+        changed = _start(draft.ledger, config, life)
     if action == "ship":
         if arm is None or arm not in life.declared.arms:
             raise InvalidRequest(f"`arm` is {arm!r}; name the arm to ship: {', '.join(life.declared.arms)}", field="arm")
@@ -81,6 +83,8 @@ def reweigh(draft: Draft, name: str, weights: dict[str, float], who: str, why: s
         raise InvalidRequest(f"`weights` names {sorted(weights)}; give one for each of {sorted(life.declared.arms)}", field="weights")
     try:
         check_weights(weights)
+        # What the design asks of weights it asks of these, too: alike in a grid, room below the caps of a bandit.
+        msgspec.structs.replace(life.declared, arms=weights)
     except ValueError as error:
         raise InvalidRequest(f"`weights`: {error}", field="weights") from None
     if weights != life.allocation.weights:
@@ -100,7 +104,7 @@ def adopt(draft: Draft, config: Config, who: str, said: Mapping[str, Experiment]
         if name not in draft.ledger.lives:
             draft.record(name, declared.route, "create", who, "new in the configuration", {"definition": declared, "origin": "config"})
         elif _speaks(name, declared, said, first):
-            _redefine(draft, name, declared, who)
+            _redefine(draft, config, name, declared, who)
     for name, life in list(draft.ledger.lives.items()):
         ours = life.origin == "config" if said is None else name in said
         if ours and name not in config.experiments and life.state in ALLOWED["stop"]:
@@ -130,8 +134,7 @@ def autostart(draft: Draft, config: Config, who: str) -> None:
     """Start what starts by itself where its route is free; the others wait for their turn, oldest first."""
     for life in sorted(draft.ledger.lives.values(), key=lambda life: life.created_at):
         if life.declared.autostart and life.state == "draft" and life.route in config.routes and not _others(draft.ledger, life):
-            changed = {"weights": life.allocation.weights, "variants": _meant(draft.ledger, config, life)}
-            draft.record(life.name, life.route, "start", who, "starts by itself", changed)
+            draft.record(life.name, life.route, "start", who, "starts by itself", _start(draft.ledger, config, life))
 
 
 def check(ledger: Ledger, config: Config, said: Mapping[str, Experiment] | None, first: bool) -> None:
@@ -176,8 +179,11 @@ def _check_definition(life: Life, declared: Experiment) -> None:
             was, now = getattr(life.declared, field), getattr(declared, field)
             change = f"its `{field}` cannot change from {was!r} to {now!r}"
             raise Conflict(f"experiment {life.name!r} is {life.state}: {change}; stop it and take a new name")
-    if set(declared.arms) != set(life.declared.arms):
-        arms = sorted(life.declared.arms)
+    arms, gone = sorted(life.declared.arms), sorted(set(life.declared.arms) - set(declared.arms))
+    if declared.design == "bandit":
+        if gone:
+            raise Conflict(f"experiment {life.name!r} is {life.state}: its arm {gone[0]!r} cannot vanish; give it the weight 0")
+    elif set(declared.arms) != set(life.declared.arms):
         raise Conflict(f"experiment {life.name!r} is {life.state}: its arms are {arms}; for others stop it and take a new name")
 
 
@@ -186,20 +192,36 @@ def _speaks(name: str, declared: Experiment, said: Mapping[str, Experiment] | No
     return said is None or (not first and said.get(name) != declared)
 
 
-def _redefine(draft: Draft, name: str, declared: Experiment, who: str) -> None:
+def _redefine(draft: Draft, config: Config, name: str, declared: Experiment, who: str) -> None:
     life = draft.ledger.lives[name]
     if declared == life.declared or life.state in ("stopped", "shipped"):
         return
-    moved = declared.arms != life.declared.arms
-    draft.record(name, declared.route, "redefine", who, "changed in the configuration", {"definition": declared})
-    if moved and life.state != "draft" and declared.arms != life.allocation.weights:
-        draft.record(name, declared.route, "weights", who, "changed in the configuration", {"weights": declared.arms})
+    changed: dict[str, object] = {"definition": declared}
+    if life.state != "draft":
+        added = set(declared.arms) - set(life.declared.arms)
+        changed["variants"] = {arm: variant for arm, variant in _meant(draft.ledger, config, declared).items() if arm in added}
+    draft.record(name, declared.route, "redefine", who, "changed in the configuration", changed)
+    weights = declared.arms
+    if declared.design == "bandit":
+        weights = joined(life.allocation.weights, life.declared.arms, declared.arms)
+    if declared.arms != life.declared.arms and life.state != "draft" and weights != draft.ledger.lives[name].allocation.weights:
+        draft.record(name, declared.route, "weights", who, "changed in the configuration", {"weights": weights})
+    try:
+        _ = draft.ledger.lives[name].experiment
+    except ValueError as error:
+        raise Conflict(f"experiment {name!r} has the weights {draft.ledger.lives[name].allocation.weights}, and there {error}") from None
 
 
-def _meant(ledger: Ledger, config: Config, life: Life) -> dict[str, Variant]:
+def _start(ledger: Ledger, config: Config, life: Life) -> dict[str, object]:
+    """What a start makes true: the weights, of a ramp those of its first step, and what the arms mean."""
+    weights = first_weights(life.declared) or life.allocation.weights
+    return {"weights": weights, "variants": _meant(ledger, config, life.declared)}
+
+
+def _meant(ledger: Ledger, config: Config, declared: Experiment) -> dict[str, Variant]:
     """What the arms of an experiment are now."""
     known = {**ledger.variants, **config.variants}
-    return {arm: portable(known[arm], config.analytics.folder) for arm in life.declared.arms if arm in known}
+    return {arm: portable(known[arm], config.analytics.folder) for arm in declared.arms if arm in known}
 
 
 def _others(ledger: Ledger, life: Life) -> list[str]:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Decisions:
-    """Makes reports, and logs what they decide when it is not what was decided before. All calls but `last` block."""
+    """Makes reports, and logs what they decide when it is not what was decided before. All calls but `last` block.
+
+    `heard` is called, in the thread that asked, with each report that is a decision and the experiment as it was read.
+    """
 
     def __init__(self, reports: Reports, event_log: EventLog) -> None:
         self._reports, self._log = reports, event_log
+        self.heard: Callable[[Life, Report], None] = lambda life, report: None
         self._known: dict[str, PastDecision] = {}
         self._noting = threading.Lock()
 
@@ -37,6 +41,7 @@ class Decisions:
         made = self._reports.report(name, life.experiment, metrics, as_of, flagged)
         if as_of is None and not flagged:
             self._note(made)
+            self.heard(life, made)
         return made
 
     def judge(self, lives: Iterable[Life], metrics: Mapping[str, Metric]) -> None:

@@ -146,6 +146,13 @@ class Experiments:
             draft = await self._change(lambda draft: changes.reweigh(draft, name, weights, who, why))
             return draft.ledger.lives[name]
 
+    async def steer(self, decide: Decide) -> Draft:
+        """Carry out what is decided without a person, where there still is something to do. Raises Unavailable, and what `decide` does."""
+        async with self._changing:
+            rehearsal = Draft(self._control.ledger)
+            decide(rehearsal)
+            return rehearsal if rehearsal.empty else await self._change(decide)
+
     async def note(self, action: str, who: str, why: str, changed: Mapping[str, object]) -> None:
         """Log a change that belongs to no experiment, such as a new configuration file. Raises Unavailable."""
         event = control_event("", "", action, who, why, changed)

@@ -6,7 +6,7 @@ import msgspec
 
 from analytics.events import Event
 from analytics.experiment import Experiment
-from gateway.assignment import Allocation, allocate, reweigh
+from gateway.assignment import Allocation, allocate, reweigh, with_arms
 from serving.variant import Variant
 
 State = Literal["draft", "running", "paused", "stopped", "shipped"]
@@ -29,7 +29,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     """One experiment. `declared` is what its source last said, `allocation` what is true now; times are ISO 8601 UTC.
 
     `variants`: what its arms meant when it was started; paths are relative to the folder of the file. `pairs`: of a duel, how
-    often two arms meet, by `pair_name`; empty: all alike. `weighed_at`: when weights or pairs last changed, or the start.
+    often two arms meet, by `pair_name`; empty, as after each change of weights: all alike. `weighed_at`: when weights or pairs last
+    changed, or the start.
     """
 
     name: str
@@ -98,9 +99,11 @@ def apply(ledger: Ledger, event: Event) -> Ledger:
         stamp["state"] = AFTER[action]
     if action == "start":
         stamp["started_at"] = _iso(event)
+        # A ramp starts with other weights than the experiment was declared with.
+        stamp["allocation"] = reweigh(life.allocation, changed.get("weights", life.allocation.weights))
         stamp["variants"] = msgspec.convert(changed.get("variants", {}), dict[str, Variant])
     if action == "weights":
-        stamp["allocation"] = reweigh(life.allocation, changed["weights"])
+        stamp |= {"allocation": reweigh(life.allocation, changed["weights"]), "pairs": {}}
     if action == "pairs":
         stamp["pairs"] = msgspec.convert(changed["pairs"], dict[str, float])
     if action in ("start", "resume", "weights", "pairs"):
@@ -110,6 +113,9 @@ def apply(ledger: Ledger, event: Event) -> Ledger:
         stamp["declared"] = declared
         if action == "redefine" and life.state == "draft":
             stamp["allocation"] = allocate(declared.salt or life.name, declared.arms)
+        elif action == "redefine":
+            stamp["allocation"] = with_arms(life.allocation, declared.arms)
+            stamp["variants"] = {**life.variants, **msgspec.convert(changed.get("variants", {}), dict[str, Variant])}
     if action == "ship":
         stamp["arm"] = changed["arm"]
         shipped = {**ledger.shipped, life.route: Shipped(changed["arm"], changed.get("over", ""))}

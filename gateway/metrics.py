@@ -42,6 +42,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._policy = Counter(
+            "salon_policy_changes",
+            "Changes that experiments made by themselves through this gateway, by what they were",
+            ["experiment", "what"],
+            registry=self._registry,
+        )
+
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count a request under the template of its path."""
         self._requests.labels(method if method in METHODS else "other", path, str(status)).inc()
@@ -58,6 +65,10 @@ class Metrics:
     def arm(self, experiment: str, arm: str, status: str) -> None:
         """Count a request under the arm that was drawn, whatever was served: ok, failed (fallback or none), cancelled, overloaded."""
         self._arms.labels(experiment, arm, status).inc()
+
+    def policy(self, experiment: str, what: str) -> None:
+        """Count a change that nobody asked for: weights, pairs, ramp, rollback, ship."""
+        self._policy.labels(experiment, what).inc()
 
     def feedback(self, status: str, count: int) -> None:
         """Count feedback events: accepted, duplicate, rejected."""

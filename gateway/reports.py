@@ -15,6 +15,8 @@ from analytics.experiment import Experiment, Metric
 from gateway.problems import Unavailable, retry_after
 
 if TYPE_CHECKING:
+    from analytics.facts_of_designs import DuelFacts
+    from analytics.inference.adaptive import AllocationPeriod
     from analytics.kafka.address import KafkaAddress
     from analytics.kafka.sink_thread import KafkaSinkThread
     from analytics.report.schema import Report
@@ -77,6 +79,27 @@ class Reports:
             return report_now(self._drained(), name, experiment, metrics, as_of, flagged=flagged)
         except (OSError, LookupError) as error:
             raise Unavailable(f"the report cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
+
+    def mature(
+        self, name: str, experiment: Experiment, metrics: Mapping[str, Metric], exposed_before: datetime
+    ) -> "list[AllocationPeriod]":
+        """What a bandit's next weights rest on: the primary metric of units first exposed before a time. Raises Unavailable."""
+        from analytics.warehouse.allocation import read_mature
+
+        try:
+            return read_mature(self._drained(), name, experiment, metrics, exposed_before)
+        except (OSError, LookupError) as error:
+            raise Unavailable(f"outcomes cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
+
+    def duels(self, name: str, experiment: Experiment, metrics: Mapping[str, Metric]) -> "DuelFacts | None":
+        """The votes of a duel; None where there are none. Raises Unavailable."""
+        from analytics.warehouse.facts import read_facts
+
+        try:
+            preference = read_facts(self._drained(), name, experiment, metrics, None).preference
+        except (OSError, LookupError) as error:
+            raise Unavailable(f"votes cannot be read: {error}", headers=retry_after(RETRY_SECONDS)) from None
+        return preference.duels if preference is not None else None
 
     def prompts(self, experiment: str, limit: int) -> list[str]:
         """The prompts asked most often in an experiment. Raises Unavailable."""

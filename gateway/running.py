@@ -31,6 +31,8 @@ from gateway.rates import Rates
 from gateway.recent import Recent
 from gateway.reports import Reports
 from gateway.spooling import Spooling
+from gateway.steering import LOOK_SECONDS, Steering
+from gateway.sticky import Sticky
 from gateway.tokens import Sealer, fingerprint, read_or_make_key
 from serving.engine import Loaded
 from serving.registry import Registry
@@ -75,14 +77,17 @@ class Gateway:
         self.gallery = Gallery(self.engines)
         self.answers = Answers(state / "answers.sqlite", self.erased.hash)
         self.recent = Recent()
+        self.sticky = Sticky(state / "sticky.sqlite", self.erased.hash)
         retention_hours = config.analytics.events.kafka.retention_hours if config.analytics.events.kafka else None
         self.forgetting = Forgetting(
-            self.erased, self.experiments, self.event_log, self.store, self.answers, self.recent, self.reports, retention_hours
+            self.erased, self.experiments, self.event_log, self.store, self.answers, self.recent, self.sticky, self.reports,
+            retention_hours,
         )
         self.rates = Rates(config.gateway.suspicious_events_per_minute)
         self.latencies, self.equaliser = Latencies(), Equaliser()
         self.metrics = Metrics()
         self.latencies.show(self.metrics, self._running)
+        self.steering = Steering(self.experiments, self.reports, self.decisions, self.metrics, lambda: self.config)
         self.metrics.gauge("salon_events_held", "Events of images that wait for the log", lambda: self.journal.held)
         self.metrics.gauge("salon_events_dropped", "Events of images lost because the log was away too long", lambda: self.journal.dropped)
         self.metrics.gauge("salon_queue_seconds", "Predicted work that waits in the engines", self.engines.queue_seconds)
@@ -103,10 +108,11 @@ class Gateway:
         """Make the configuration true, begin to load what routes serve, open the warehouse behind it all."""
         self.spooling.start()
         await self.experiments.begin()
+        self.steering.start()
         self.adopt(asyncio.create_task(self._open_reports(self.warm())))
         work = [
             (self._watch, WATCH_SECONDS), (self._follow_others, WATCH_SECONDS), (self._admit_candidates, ROUNDS_SECONDS),
-            (self.experiments.keep_up, SNAPSHOT_SECONDS), (self._look_at_spool, WATCH_SECONDS),
+            (self.experiments.keep_up, SNAPSHOT_SECONDS), (self._look_at_spool, WATCH_SECONDS), (self.steering.look, LOOK_SECONDS),
         ]  # fmt: skip
         if self.config.gateway.judge_every_minutes:
             work.append((self._judge, self.config.gateway.judge_every_minutes * 60))
@@ -125,6 +131,7 @@ class Gateway:
         await asyncio.to_thread(self.engines.close)
         await asyncio.to_thread(self.reports.close)
         await asyncio.to_thread(self.answers.close)
+        await asyncio.to_thread(self.sticky.close)
         await asyncio.to_thread(self.event_log.close)
 
     def in_background(self, work: Coroutine[Any, Any, None], what: str) -> "asyncio.Task[None]":
@@ -162,6 +169,7 @@ class Gateway:
         """`ready`: every route's own variant is loaded. `details`: what is not as it should be, by part."""
         view = self.experiments.view
         details = {**self.experiments.problems, **self.spooling.problems(), **self.engines.problems(), **self.notes}
+        details |= {f"policy of {name}": text for name, text in self.steering.problems.items()}
         ready = True
         for plan in view.plans.values():
             variant = view.variants[plan.serve]
@@ -173,6 +181,8 @@ class Gateway:
                     details[f"arm {arm}"] = failure
         if self.reports.problem:
             details["warehouse"] = self.reports.problem
+        if self.sticky.problem:
+            details["sticky"] = self.sticky.problem
         if self.journal.held:
             details["events"] = f"{self.journal.held} events of images wait for the log"
         if self.journal.dropped:
@@ -258,6 +268,7 @@ class Gateway:
         running = [life.name for life in self._running()]
         self.latencies.keep(running)
         self.equaliser.keep(running)
+        await self.sticky.drop(life.name for life in self.experiments.lives.values() if life.state in ("stopped", "shipped"))
         await self.forgetting.follow()
 
     async def _admit_candidates(self) -> None:
