@@ -83,12 +83,13 @@ class GalleryPicture(msgspec.Struct, frozen=True, kw_only=True):
 class WithFlagged(msgspec.Struct, frozen=True, kw_only=True):
     """The same experiment with flagged events counted like any other: units per weight period, the primary metric per arm.
 
-    `clean_periods`: units per weight period without those that have a flagged event.
+    `clean_periods`: units per weight period without those that have a flagged event. `allocation`: a bandit's draws of that metric.
     """
 
     periods: list[WeightPeriod]
     clean_periods: list[WeightPeriod]
     primary: dict[str, Moments | QuantileFacts]
+    allocation: list[AllocationStretch] = msgspec.field(default_factory=list)
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):

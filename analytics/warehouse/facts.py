@@ -9,6 +9,7 @@ import msgspec
 from analytics.events import flag_names
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, WithFlagged
+from analytics.warehouse.allocation import read_allocation
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.controls import experiment_names, first_start, read_controls, read_definition, weight_periods
 from analytics.warehouse.decisions import read_decisions
@@ -114,7 +115,9 @@ def _gather(
 ) -> ExperimentFacts:
     arms, counts, work = list(experiment.arms), figures.counts(), figures.work()
     latency, quantiles = figures.latency(), figures.quantiles()
-    changed = len(stretches) > 1
+    # A bandit's arms hold units of different times: nothing that compares their means is asked for (`allocation` takes its place).
+    alike = experiment.design != "bandit"
+    changed = alike and len(stretches) > 1
     return ExperimentFacts(
         experiment=source.experiment,
         started_at=started_at,
@@ -143,16 +146,16 @@ def _gather(
         ],
         periods=figures.periods(stretches),
         metrics=_together(figures.moments(), quantiles),
-        latency=latency.moments,
+        latency=latency.moments if alike else figures.drawn_latency(stretches),
         flags=totals.flags,
         flagged_counted=source.flagged,
-        joint=figures.joint(),
+        joint=figures.joint() if alike else {},
         by_period=figures.by_period(stretches) if changed else {},
-        by_stratum=figures.by_stratum(),
-        breakdowns={dimension: figures.breakdown(dimension, stretches) for dimension in experiment.breakdowns},
-        cohorts=figures.cohorts(stretches),
-        ages=figures.ages(),
-        pre_period=figures.pre_period(),
+        by_stratum=figures.by_stratum() if alike else {},
+        breakdowns={dimension: figures.breakdown(dimension, stretches) for dimension in experiment.breakdowns} if alike else {},
+        cohorts=figures.cohorts(stretches) if alike else [],
+        ages=figures.ages() if alike else [],
+        pre_period=figures.pre_period() if alike else {},
         excluded={rule: counts.excluded[rule] for rule in RULES if _declared(experiment, rule)},
         training_units=counts.trained,
         caps=figures.caps,
@@ -185,6 +188,7 @@ def _with_flagged(
             periods=figures.periods(stretches),
             clean_periods=figures.periods(stretches, "suspicious = 0"),
             primary=_together(figures.moments(), figures.quantiles()).get(key, {}),
+            allocation=read_allocation(figures, stretches) if experiment.design == "bandit" else [],
         )
 
 

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from analytics.experiment import Experiment, Metric
 from analytics.facts import Age, Cohort, Joint, Moments, QuantileFacts, Slice, WeightPeriod
+from analytics.facts_of_designs import Draw
+from analytics.inference.adaptive_scores import arm_estimate
+from analytics.inference.adaptive_table import Stretch, Table
 from analytics.warehouse.moments import Sums, read_sums
 from analytics.warehouse.quantiles import read_medians, read_quantiles
 from analytics.warehouse.rows import FIRST_DAY, from_microseconds, microseconds
@@ -132,6 +135,20 @@ class Figures:
             result[name] = tables
         return result
 
+    def by_draw(self, stretches: Stretches, where: str = "1") -> dict[str, list[dict[str, list[Draw]]]]:
+        """Per metric, stretch and arm: units by the propensity that was logged when they were drawn. Those without one are left out."""
+        bare = {name: Outcome(outcome.y, outcome.denominator) for name, outcome in self._shown().items()}
+        known = f"isFinite(chance) AND chance > 0 AND {where}"
+        sums = read_sums(self._units, self._blocks(bare), ["arm", _period(stretches), "chance"], known) if stretches else {}
+        result: dict[str, list[dict[str, list[Draw]]]] = {}
+        for name, found in sums.items():
+            tables: list[dict[str, list[Draw]]] = [{} for _ in stretches]
+            for (arm, period, chance), one in sorted(found.items()):
+                draw = Draw(propensity=float(chance), joint=self._joint(bare[name], one))
+                tables[period - 1].setdefault(self._arms[arm - 1], []).append(draw)
+            result[name] = tables
+        return result
+
     def by_stratum(self) -> dict[str, dict[str, dict[str, Joint]]]:
         """Per metric and value of the experiment's strata."""
         if self._experiment.strata is None:
@@ -220,6 +237,21 @@ class Figures:
         sums = self._by_arm(read_sums(self._units, {"ms": [column]}, ["arm"], f"notEmpty({values})")["ms"])
         medians = {self._arms[arm - 1]: value for arm, value in read_medians(self._units, values).items()}
         return LatencyFigures({arm: one.moments(False) for arm, one in sums.items()}, medians)
+
+    def drawn_latency(self, stretches: Stretches) -> dict[str, Moments]:
+        """The same mean per unit where weights follow outcomes: estimates (AIPW) over all that were timed, with the spread that gives
+        each its standard error."""
+        columns, timed = self._layout.work, f"notEmpty({self._layout.values['latency_p95_ms']})"
+        keys = ["arm", _period(stretches), "chance"]
+        known = f"isFinite(chance) AND chance > 0 AND {timed}"
+        sums = read_sums(self._units, {"ms": [columns.latency]}, keys, known)["ms"] if stretches else {}
+        drawn: list[dict[str, list[Draw]]] = [{} for _ in stretches]
+        for (arm, period, chance), one in sorted(sums.items()):
+            drawn[period - 1].setdefault(self._arms[arm - 1], []).append(Draw(propensity=float(chance), joint=one.joint(False)))
+        parts = [Stretch(weights=weights, draws=draws) for (_, weights), draws in zip(stretches, drawn, strict=True)]
+        table = Table(parts, self._arms)
+        found = {arm: estimate for arm in self._arms if (estimate := arm_estimate(table, arm)) is not None}
+        return {arm: Moments(n=one.units, mean=one.value, m2=one.se**2 * one.units * (one.units - 1)) for arm, one in found.items()}
 
     def _primary(self, key: str) -> dict[object, dict[str, Both]]:
         """The primary metric per value of the expression `key` and arm."""

@@ -98,7 +98,7 @@ def loaded(warehouse: Warehouse, source: Source, kinds: Sequence[str], days: flo
     try:
         _fill(warehouse, name, source.unrolled("experiment = {experiment:String}"), source.parameters())
         span, parameters = exposure_span(warehouse, full), source.parameters()
-        if span[0]:
+        if span[0] and kinds:
             elsewhere = f"{elsewhere_condition(full, days, span, parameters)} AND kind IN {parameters.add('Array(String)', list(kinds))}"
             _fill(warehouse, name, source.unrolled(elsewhere), parameters)
         yield full

@@ -39,7 +39,8 @@ def fixed_columns(source: Source, experiment: Experiment, parameters: Parameters
     rule = "".join(f"{condition}, {RULES.index(name) + 1}, " for name, condition in rules)
     return (
         Column("drawn", "UInt8", f"toUInt8(indexOf({arms}, u.first_arm))"),
-        Column("several", "UInt8", "u.several"),
+        # A bandit's unit counts where it was drawn first, whatever it met when weights had moved.
+        Column("several", "UInt8", "toUInt8(0)" if experiment.design == "bandit" else "u.several"),
         Column("rule", "UInt8", f"toUInt8(multiIf({rule}0))" if rules else "toUInt8(0)"),
         Column("trained", "UInt8", f"toUInt8(u.unit IN ({_trained(source)}))"),
         Column("suspicious", "UInt8", _suspicious(source)),
