@@ -76,8 +76,8 @@ def _effect(facts: BlockFacts, metric: str, comparison: Comparison, lag: int) ->
 def _warnings(blocks: BlockFacts, effects: Sequence[BlockEffect]) -> list[str]:
     said = [
         f"Blocks after a switch differ from the others on {one.metric}: {one.arm!r} makes {one.carry_over.after_other:+.4g} in blocks "
-        f"after one of the other arm, {one.carry_over.after_same:+.4g} after one of the same (p = {one.carry_over.p_value:.1e}). An arm goes on "
-        "acting in the next block: take a longer wash-out, or longer blocks."
+        f"after one of the other arm, {one.carry_over.after_same:+.4g} after one of the same (p = {one.carry_over.p_value:.1e}). An arm "
+        "acts on in the next block: take a longer wash-out, or longer blocks."
         for one in effects
         if one.carry_over is not None and one.carry_over.p_value < CARRY_OVER_ALPHA
     ]
