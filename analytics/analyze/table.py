@@ -94,6 +94,10 @@ class Table:
         except pa.ArrowException as error:
             raise self._unreadable(error) from None
 
+    def row_number(self, index: int) -> int:
+        """Where a person finds the row: a CSV's first row of data is on line 2."""
+        return index + self._first_row
+
     def numbers(self, name: str, *, empty: float | None = None) -> Floats:
         """A whole column as floats [rows]; see `floats`. Raises TableError."""
         self._loaded()

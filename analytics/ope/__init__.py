@@ -1,0 +1,1 @@
+"""Off-policy estimates: what another policy would have earned, from what one logged with its propensities."""
