@@ -1,7 +1,8 @@
 """From evidence to a recommendation, by written rules, in this order:
 
 1. invalid: the sample ratio is broken (e-process, gate 1000): the arms do not hold comparable units.
-2. rollback: a guardrail is established worse than its margin (one-sided, always valid).
+2. rollback: a guardrail is established worse than its margin (one-sided, always valid). An arm that was rolled back, and gets no
+   units any more while others do, is a risk from then on, and no candidate to ship.
 3. keep_running: too few units per arm, fewer hours than the declared minimum, or, where people are split, so many units in
    several arms (left out, and not at random: only who comes back can be) that the rest is no fair sample.
 4. keep_running: something else could explain the effect: the better arm was also served noticeably faster, or its units did
@@ -15,7 +16,7 @@ Only always-valid evidence decides, so reading the report every hour does not ra
 (group-sequential bounds), breakdowns, novelty and the other checks inform: they are risks, and none changes the action.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -42,14 +43,21 @@ def decide(
     hours: float,
     weight_changes: int = 0,
     warnings: Sequence[str] = (),
+    retired: Collection[str] = (),
 ) -> Decision:
     """The recommendation. `units` exposed per arm; `hours` since the start; `weight_changes`: how often the weights moved;
-    `warnings` are risks found elsewhere."""
+    `warnings` are risks found elsewhere; `retired`: arms whose weight is 0 now."""
     risks = [*warnings, *risks_of(experiment, metrics, checks, weight_changes, sum(units.values()))]
     primary = next((m for m in metrics if m.role == "primary"), None)
     if not checks.srm.ok:
         return Decision(action="invalid", arm=None, reason=_mismatch(checks), risks=risks)
     broken = [(m, c) for m in metrics for c in m.comparisons if c.ok is False and _large_enough(c, m)]
+    if set(experiment.arms) - {experiment.control, *retired}:
+        out = {c.arm: m for m, c in broken if c.arm in retired}
+        broken = [(m, c) for m, c in broken if c.arm not in out]
+        risks += [f"Guardrail {m.metric} is worse than its margin for {arm!r}, which gets no units any more." for arm, m in out.items()]
+        if primary is not None:
+            primary = msgspec.structs.replace(primary, comparisons=[c for c in primary.comparisons if c.arm not in out])
     if broken:
         metric, comparison = max(broken, key=lambda pair: abs(pair[1].difference.value or 0.0) / (abs(_mean(pair[0], pair[1].vs)) or 1.0))
         return Decision(action="rollback", arm=comparison.arm, reason=_breach(metric, comparison), risks=risks)

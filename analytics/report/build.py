@@ -76,7 +76,8 @@ def build_report(
     sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0]) if split else []
     added = additions(experiment, facts, compared)
     warnings = [*flagged.warnings, *design_warnings(added), *(warning for breakdown in sliced for warning in breakdown.warnings)]
-    decision = decide(experiment, compared, checks, units, hours, changes, warnings)
+    retired = [arm for arm, weight in weights.items() if weight == 0]
+    decision = decide(experiment, compared, checks, units, hours, changes, warnings, retired)
     report = Report(
         experiment=name,
         route=experiment.route,
