@@ -8,6 +8,8 @@ import msgspec
 from litestar import Request, Response, get, patch, post
 
 from analytics.decision_event import PastDecision
+from analytics.events import utc_now
+from gateway import draws
 from gateway.access import needs
 from gateway.gallery import Gallery
 from gateway.image_request import check_context, check_unit, choose_route
@@ -44,15 +46,16 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 @post("/v1/assignments", guards=[needs("analyst")], status_code=200)
 async def assignments(request: AnyRequest, gateway: Gateway) -> Response[bytes]:
-    """What each unit would get. Makes no image and logs no exposure. Without a running experiment: nulls."""
+    """What each unit would get. Makes no image, logs no exposure, remembers nothing. Without a running experiment: nulls; where its
+    grids mix arms, no arm."""
     wanted = decode(await request.body(), AssignmentsRequest)
     check_context(wanted.context)
     plans = gateway.experiments.view.plans
     plan = plans[choose_route(wanted.route, tuple(plans))]
-    found = []
     for unit in wanted.units:
         check_unit("units", unit)
-        assigned = plan.assign(unit)
+    found = []
+    for unit, assigned in zip(wanted.units, await draws.assignments(plan, wanted.units, utc_now(), gateway.sticky), strict=True):
         facts = {"arm": assigned.arm, "propensity": assigned.propensity} if assigned else {"arm": None, "propensity": None}
         found.append({"unit": unit, "experiment": plan.life.name if plan.life else None, **facts})
     return _json({"assignments": found})

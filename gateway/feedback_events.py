@@ -21,6 +21,7 @@ AHEAD = timedelta(minutes=5)
 # The warehouse keeps a row by the day that its id was minted: no id may stand in 1970 or 2105.
 FIRST_MINTED, MINTED_AHEAD = datetime(2020, 1, 1, tzinfo=UTC), timedelta(days=1)
 RESERVED_ATTRIBUTES = (
+    "block",
     "client_event_id",
     "client_generation_id",
     "client_image_id",
@@ -31,6 +32,7 @@ RESERVED_ATTRIBUTES = (
     "loser_variant_digest",
     "loser_generation_id",
     "rater",
+    "washout",
 )
 BOTS = re.compile(r"bot\b|crawl|spider|slurp|headless|phantomjs|facebookexternalhit|lighthouse|pingdom|archiver", re.IGNORECASE)
 
@@ -124,7 +126,7 @@ def preference_event(item: Preference, winner: Claims, loser: Claims, now: datet
             f"`winner` was made for route {winner.route!r}, `loser` for {loser.route!r}; compare within one route", field="loser"
         )
     lost = _picture(item.loser, loser)
-    attributes = {"loser": str(item.loser), "loser_arm": loser.arm, "loser_generation_id": str(loser.generation_id)}
+    attributes = {"loser": str(item.loser), "loser_arm": loser.arm_of(lost), "loser_generation_id": str(loser.generation_id)}
     attributes |= {"loser_variant_digest": lost.variant_digest if lost else ""}
     if item.rater is not None:
         check_context({"rater": item.rater}, "rater")
@@ -243,17 +245,18 @@ def _event(
         received_at=now,
         route=claims.route,
         experiment=claims.experiment,
-        arm=claims.arm,
+        arm=claims.arm_of(picture),
         variant_digest=picture.variant_digest if picture else (digests.pop() if len(digests) == 1 else ""),
         unit=claims.unit,
-        propensity=claims.propensity,
+        # A picture with an arm of its own has the propensity of its place.
+        propensity=picture.propensity if picture is not None and picture.arm else claims.propensity,
         generation_id=claims.generation_id,
         image_id=picture.image_id if picture else unknown_image_id,
         position=picture.position if picture else None,
         grid=len(claims.images) or None,
         value=value,
         flags=int(flags),
-        attributes=attributes,
+        attributes=attributes | claims.facts if claims.facts else attributes,
         sent_at=sent_at,
     )
 

@@ -14,6 +14,7 @@ from gateway.images_store import ImagesStore
 from gateway.problems import Unavailable, retry_after
 from gateway.recent import Recent
 from gateway.reports import Reports
+from gateway.sticky import Sticky
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5.0
@@ -33,11 +34,12 @@ class Forgetting:
         store: ImagesStore,
         answers: Answers,
         recent: Recent,
+        sticky: Sticky,
         reports: Reports,
         kafka_retention_hours: int | None = None,
     ) -> None:
         self._erased, self._experiments, self._log = erased, experiments, event_log
-        self._store, self._answers, self._recent, self._reports = store, answers, recent, reports
+        self._store, self._answers, self._recent, self._sticky, self._reports = store, answers, recent, sticky, reports
         self._kafka_retention_hours = kafka_retention_hours
         self._told: str | None = None
 
@@ -53,13 +55,15 @@ class Forgetting:
         generations, pictures = await _done("the image store", asyncio.to_thread(self._store.erase, unit))
         rows, tables = await _done("event log and warehouse", asyncio.to_thread(self._reports.erase, unit))
         answers = await _done("kept answers", self._answers.erase(unit))
+        remembered = await _done("remembered assignments", self._sticky.erase(unit))
         counts = {
             "event_rows": rows + sum(count for table, count in tables.items() if table.startswith("events")),
-            "generations": generations, "pictures": pictures, "kept_answers": answers,
+            "generations": generations, "pictures": pictures, "kept_answers": answers, "assignments": remembered,
         }  # fmt: skip
         await self._experiments.note("erase", who, "a person asked to be forgotten", counts)
         places: dict[str, Any] = {"event_log": rows, "warehouse": tables, "generations": generations, "pictures": pictures}
-        receipt: dict[str, Any] = {"erased": counts, "at": at, "checked": True, "places": places | {"kept_answers": answers}}
+        places |= {"kept_answers": answers, "assignments": remembered}
+        receipt: dict[str, Any] = {"erased": counts, "at": at, "checked": True, "places": places}
         if self._kafka_retention_hours is not None:
             receipt["kafka_copies_expire_by"] = at + timedelta(hours=self._kafka_retention_hours)
         return receipt
@@ -86,8 +90,11 @@ class Forgetting:
             self._recent.erase(unit)
             rows = await asyncio.to_thread(self._log.erase, unit, at + CLOCKS)
         answers = await self._answers.erase_hash(unit_hash)
+        remembered = await self._sticky.erase_hash(unit_hash)
         await asyncio.to_thread(self._erased.done, unit_hash, at)
-        log.info("a unit that another gateway erased is gone here too: %d events, %d kept answers", rows, answers)
+        log.info(
+            "a unit that another gateway erased is gone here too: %d events, %d kept answers, %d assignments", rows, answers, remembered
+        )
 
 
 async def _done(place: str, work: Awaitable[T]) -> T:

@@ -1,15 +1,18 @@
-"""One request for pictures: assign, queue, render, fall back once, and tell the event log what happened."""
+"""One request for pictures: draw what it is given, queue, render, and what an arm cannot make, once with what the route serves."""
 
 import asyncio
 import logging
 import random
+from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from analytics.events import Event, derived_id, new_id, utc_now
+from analytics.events import new_id, utc_now
+from gateway.attempt import attempt
+from gateway.draws import NO_PART, Draw, draw
 from gateway.engines import Engines
 from gateway.image_request import SEED_LIMIT, ImageRequest, check_size, choose_route
 from gateway.images_store import GenerationRecord, PictureRecord
@@ -17,8 +20,9 @@ from gateway.ledger import Life
 from gateway.partial import Progress
 from gateway.plans import Plan, View
 from gateway.problems import ClientGone, GenerationFailed, Overloaded, Unavailable, retry_after
-from serving.engine import Job, Picture
-from serving.errors import Busy, ModelError
+from gateway.sticky import Sticky
+from serving.errors import ModelError
+from serving.job import Job, Picture
 from serving.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -33,9 +37,7 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     generation_id: UUID
     created_at: datetime
     plan: Plan
-    life: Life | None
-    arm: str
-    propensity: float | None
+    draw: Draw
     unit: str
     anonymous: bool
     size: str
@@ -47,18 +49,65 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
         return [(self.seed + drawn) % SEED_LIMIT for drawn in self.order]
 
     @property
+    def life(self) -> Life | None:
+        return self.draw.life
+
+    @property
+    def arm(self) -> str:
+        """The arm of all pictures; empty where each has its own, or none has."""
+        return self.draw.arm
+
+    @property
     def experiment(self) -> str:
-        return self.life.name if self.life else ""
+        return self.draw.life.name if self.draw.life else ""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The pictures of one arm: what was served for it, at which places of the grid. `fallback`: why not its own variant."""
+
+    arm: str
+    served: str
+    variant: Variant
+    digest: str
+    places: tuple[int, ...]
+    pictures: list[Picture]
+    fallback: str = ""
+
+    @property
+    def queue_ms(self) -> float:
+        return max(picture.queue_ms for picture in self.pictures)
+
+    @property
+    def service_ms(self) -> float:
+        return max(picture.service_ms for picture in self.pictures)
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """What came of it: the provenance and the pictures, by position. `held_ms` of the record's `queue_ms` are a hold (`equalise`)."""
+    """What came of it: the provenance, and the pictures by arm. `held_ms` of the record's `queue_ms` are a hold (`equalise`)."""
 
     record: GenerationRecord
-    pictures: list[Picture]
-    steps: int
-    fallback: str = ""
+    parts: tuple[Part, ...]
     held_ms: float = 0.0
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """By position."""
+        if len(self.parts) == 1:
+            return self.parts[0].pictures
+        placed = {place: picture for part in self.parts for place, picture in zip(part.places, part.pictures, strict=True)}
+        return [placed[place] for place in range(len(placed))]
+
+    @property
+    def served(self) -> str:
+        """What was served; of a grid of several arms by position, with commas."""
+        return self.record.served or ",".join(picture.served for picture in self.record.images)
+
+    @property
+    def fallback(self) -> str:
+        """Why an arm's own variant was not served; of a grid of several arms with the name of each that failed."""
+        if self.record.variant is not None:
+            return self.parts[0].fallback
+        return ",".join(f"{part.arm}: {part.fallback}" for part in self.parts if part.fallback)
 
     @property
     def latency_ms(self) -> float:
@@ -71,8 +120,8 @@ class Finished(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, record=record, held_ms=held_ms)
 
 
-async def start(request: ImageRequest, view: View, engines: Engines) -> Started:
-    """Check the request and draw the arm. Makes no work and no event. Raises Problem.
+async def start(request: ImageRequest, view: View, engines: Engines, sticky: Sticky) -> Started:
+    """Check the request and draw the arm, or the arms. Makes no work and no event. Raises Problem.
 
     A request without `user` joins no experiment: it gets what the route serves, under a unit of its own (`anon-…`) that
     never comes back, so that an arm is not seen by someone who is assigned to the other.
@@ -84,15 +133,12 @@ async def start(request: ImageRequest, view: View, engines: Engines) -> Started:
     n = request.n or 1
     order = list(range(n))
     _dice.shuffle(order)
-    assigned = plan.assign(request.user) if request.user is not None else None
     return Started(
         request=request,
         generation_id=new_id(),
         created_at=now,
         plan=plan,
-        life=plan.life if assigned else None,
-        arm=assigned.arm if assigned else "",
-        propensity=assigned.propensity if assigned else None,
+        draw=await draw(plan, request.user, n, now, sticky, _dice) if request.user is not None else NO_PART,
         unit=request.user if request.user is not None else f"anon-{new_id()}",
         anonymous=request.user is None,
         size=size,
@@ -104,99 +150,106 @@ async def start(request: ImageRequest, view: View, engines: Engines) -> Started:
 async def render(
     started: Started, view: View, engines: Engines, gone: asyncio.Event, timeout_seconds: float, progress: Progress | None = None
 ) -> Finished:
-    """Make the pictures with the arm's variant; if it fails, once with what the route serves: the unit keeps its arm.
+    """Make the pictures with the arm's variant, of a grid of several arms each with its own, all at once; what fails, once with what
+    the route serves: the arm is kept.
 
     `progress` hears of unfinished pictures and of the predicted time.
     Raises Overloaded with nothing begun; ClientGone when the client went away while some still waited; GenerationFailed.
     """
-    chosen = started.arm or started.plan.serve
+
+    def part(arm: str, places: tuple[int, ...]) -> Coroutine[Any, Any, Part]:
+        return _part(started, arm, places, view, engines, gone, timeout_seconds, progress)
+
+    n, arms = len(started.order), started.draw.arms
+    if not arms:
+        return _finished(started, (await part(started.arm, tuple(range(n))),))
+    places = {arm: tuple(place for place in range(n) if arms[place] == arm) for arm in started.draw.each_arm}
+    found = dict(zip(places, await asyncio.gather(*map(part, places, places.values()), return_exceptions=True), strict=True))
+    if any(isinstance(one, Part) for one in found.values()):
+        for arm in [arm for arm, one in found.items() if isinstance(one, Overloaded)]:
+            # The rest of its own grid went ahead of it; of a request that is let in, all is.
+            found[arm] = await part(arm, places[arm])
+    if error := next((one for one in found.values() if isinstance(one, BaseException)), None):
+        raise error
+    return _finished(started, tuple(one for one in found.values() if isinstance(one, Part)))
+
+
+async def _part(
+    started: Started,
+    arm: str,
+    places: tuple[int, ...],
+    view: View,
+    engines: Engines,
+    gone: asyncio.Event,
+    timeout_seconds: float,
+    progress: Progress | None,
+) -> Part:
+    """The pictures of one arm, or of none (`arm` empty), with what the route serves where the arm's own variant fails."""
+
+    async def made(name: str, fallback: str) -> Part:
+        variant = view.variants[name]
+        request, previews = started.request, progress.partial_images if progress else 0
+        seeds = started.seeds
+        jobs = [
+            Job(variant=variant, prompt=request.prompt, negative_prompt=request.negative_prompt or "", seed=seeds[place], previews=previews)
+            for place in places
+        ]
+        digest, pictures = await attempt(variant, jobs, places, engines, gone, timeout_seconds, progress)
+        return Part(arm, name, variant, digest, places, pictures, fallback)
+
+    own, route = arm or started.plan.serve, started.plan.serve
     try:
-        return await _attempt(started, chosen, view, engines, gone, timeout_seconds, "", progress)
+        return await made(own, "")
     except (Overloaded, ClientGone):
         raise
     except Exception as error:
         # Whatever an engine raises, the unit keeps its arm and gets the route's own variant instead.
-        if chosen == started.plan.serve or isinstance(error, TimeoutError):
+        if own == route or isinstance(error, TimeoutError):
             raise _failure(error) from error
-        log.warning("arm %s of %s failed (%s); falling back to %s", chosen, started.experiment, error, started.plan.serve)
+        log.warning("arm %s of %s failed (%s); falling back to %s", own, started.experiment, error, route)
         cause = type(error).__name__
     try:
-        return await _attempt(started, started.plan.serve, view, engines, gone, timeout_seconds, cause, progress)
+        return await made(route, cause)
     except ClientGone:
         raise
     except Exception as error:
         raise _failure(error) from error
 
 
-async def _attempt(
-    started: Started,
-    name: str,
-    view: View,
-    engines: Engines,
-    gone: asyncio.Event,
-    timeout_seconds: float,
-    fallback: str,
-    progress: Progress | None,
-) -> Finished:
-    variant = view.variants[name]
-    request, previews = started.request, progress.partial_images if progress else 0
-    async with asyncio.timeout(timeout_seconds):
-        loaded = await engines.load(variant)
-        jobs = [
-            Job(variant=variant, prompt=request.prompt, negative_prompt=request.negative_prompt or "", seed=seed, previews=previews)
-            for seed in started.seeds
-        ]
-        watch = progress.watch if progress and previews else None
-        try:
-            drawing = asyncio.create_task(engines.draw(variant, jobs, deadline_seconds=timeout_seconds, watch=watch))
-            if progress:
-                # Behind the task's first step, which queues the jobs.
-                asyncio.get_running_loop().call_soon(_predict, progress, engines)
-            pictures = await _unless_gone(drawing, gone)
-        except Busy as busy:
-            raise Overloaded(
-                f"about {engines.queue_seconds():.0f} s of work is waiting; try again in {busy.retry_after_seconds:.0f} s",
-                headers=retry_after(busy.retry_after_seconds),
-            ) from None
+def _finished(started: Started, parts: tuple[Part, ...]) -> Finished:
+    """What came of the parts of a request, with its provenance."""
+    draw = started.draw
+    same = len({part.served for part in parts}) == 1
+    pictures = [PictureRecord(new_id(), position, seed) for position, seed in enumerate(started.seeds)]
+    if draw.arms:
+        for part in parts:
+            own = {"arm": part.arm, "served": part.served, "variant_digest": part.digest, "propensity": draw.place_propensity}
+            for place in part.places:
+                pictures[place] = msgspec.structs.replace(pictures[place], **own)
     record = GenerationRecord(
         generation_id=started.generation_id,
         created_at=started.created_at,
         route=started.plan.route,
         experiment=started.experiment,
         arm=started.arm,
-        served=name,
-        variant=variant,
-        variant_digest=loaded.digest,
+        served=parts[0].served if same else "",
+        variant=None if draw.arms else parts[0].variant,
+        variant_digest=parts[0].digest if same else "",
         unit=started.unit,
         anonymous=started.anonymous,
-        propensity=started.propensity,
+        propensity=draw.propensity,
         prompt=started.request.prompt,
         negative_prompt=started.request.negative_prompt or "",
         size=started.size,
-        status="failed" if fallback else "ok",
-        queue_ms=max(picture.queue_ms for picture in pictures),
-        service_ms=max(picture.service_ms for picture in pictures),
+        status="failed" if any(part.fallback for part in parts) else "ok",
+        queue_ms=max(part.queue_ms for part in parts),
+        service_ms=max(part.service_ms for part in parts),
         context=started.request.context or {},
-        images=tuple(PictureRecord(new_id(), position, seed) for position, seed in enumerate(started.seeds)),
+        images=tuple(pictures),
+        variants={part.served: part.variant for part in parts} if draw.arms else {},
+        facts=draw.facts,
     )
-    return Finished(record, pictures, variant.steps, fallback)
-
-
-def _predict(progress: Progress, engines: Engines) -> None:
-    progress.predict(engines.queue_seconds())
-
-
-async def _unless_gone(task: "asyncio.Task[list[Picture]]", gone: asyncio.Event) -> list[Picture]:
-    """The pictures. When the client goes away, the engine gives their places to others at its next step. Raises ClientGone."""
-    leaving = asyncio.create_task(gone.wait())
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client went away")
-        return task.result()
-    finally:
-        leaving.cancel()
-        task.cancel()
+    return Finished(record, parts)
 
 
 async def _size(variant: Variant, engines: Engines) -> tuple[int, int]:
@@ -215,74 +268,3 @@ def _failure(error: Exception) -> GenerationFailed | Unavailable:
     if isinstance(error, ModelError):
         return Unavailable(f"the model cannot be loaded: {error}", headers=retry_after(30))
     return GenerationFailed("the model failed on this request; the gateway's log says why", headers=DO_NOT_RETRY)
-
-
-def exposure(started: Started) -> list[Event]:
-    """The exposure event of a unit in an experiment: always the same id, so that only the first one counts; none without one."""
-    if started.life is None:
-        return []
-    began = datetime.fromisoformat(started.life.started_at)
-    identity = derived_id(began, "exposure", started.experiment, started.arm, started.unit)
-    return [_event(started, "exposure", event_id=identity, attributes=started.request.context or {})]
-
-
-def events_of_success(started: Started, finished: Finished, *, client_gone: bool) -> list[Event]:
-    """Exposure, generation, and one image event per picture."""
-    record = finished.record
-    attributes = {**record.context, "served": record.served, "order": ",".join(map(str, started.order)), "size": record.size}
-    attributes |= {"anonymous": "true"} if started.anonymous else {}
-    attributes |= {"client_gone": "true"} if client_gone else {}
-    attributes |= {"error": finished.fallback} if finished.fallback else {}
-    attributes |= _company(finished)
-    common = {
-        "variant_digest": record.variant_digest,
-        "grid": len(record.images),
-        "prompt": record.prompt,
-        "steps": finished.steps,
-        "guidance": record.variant.guidance,
-    }
-    generation = _event(
-        started, "generation", **common, seed=started.seed, queue_ms=record.queue_ms, service_ms=record.service_ms,
-        status=record.status, attributes=attributes,
-    )  # fmt: skip
-    images = [
-        _event(started, "image", **common, image_id=p.image_id, position=p.position, seed=p.seed, attributes=record.context)
-        for p in record.images
-    ]
-    return [*exposure(started), generation, *images]
-
-
-def _company(finished: Finished) -> dict[str, str]:
-    """How the pictures were made: rows that each took of a network call, rows of the calls they were in, and a hold."""
-    rows = max((picture.rows for picture in finished.pictures), default=0)
-    facts = {"held_ms": f"{finished.held_ms:.1f}"} if finished.held_ms else {}
-    if rows:
-        batch = sum(picture.batch_rows for picture in finished.pictures) / len(finished.pictures)
-        facts |= {"rows": str(rows), "batch_rows": f"{batch:.2f}"}
-    return facts
-
-
-def events_of_failure(started: Started, view: View, status: str, error: str) -> list[Event]:
-    """Exposure and a generation without pictures: `failed`, or `cancelled` when the client went away first."""
-    variant = view.variants[started.arm or started.plan.serve]
-    attributes = {**(started.request.context or {}), "error": error, **({"anonymous": "true"} if started.anonymous else {})}
-    generation = _event(
-        started, "generation", grid=len(started.order), prompt=started.request.prompt, seed=started.seed, steps=variant.steps,
-        guidance=variant.guidance, status=status, attributes=attributes,
-    )  # fmt: skip
-    return [*exposure(started), generation]
-
-
-def _event(started: Started, kind: str, **facts: Any) -> Event:
-    now = utc_now()
-    return Event(
-        **{"event_id": new_id(), "generation_id": started.generation_id, **facts},
-        kind=kind,
-        occurred_at=started.created_at if kind == "exposure" else now,
-        received_at=now,
-        route=started.plan.route,
-        experiment=started.experiment,
-        arm=started.arm,
-        unit=started.unit,
-        propensity=started.propensity,
-    )

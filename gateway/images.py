@@ -13,7 +13,7 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.response import Stream
 
-from gateway import generation
+from gateway import events_of_generation, generation
 from gateway.access import needs
 from gateway.equalise import hold
 from gateway.generation import Finished, Started
@@ -43,7 +43,7 @@ async def generate(request: AnyRequest, gateway: Gateway) -> Response[Any]:
     """Make pictures. `model` is a route; answers `b64_json` unless `response_format` is `url`."""
     wanted = decode(await request.body(), ImageRequest)
     view = gateway.experiments.view
-    started = await generation.start(wanted, view, gateway.engines)
+    started = await generation.start(wanted, view, gateway.engines, gateway.sticky)
     if wanted.stream:
         return Stream(_stream(request, gateway, started), media_type="text/event-stream", headers=_headers(request, started, None))
     gone = asyncio.Event()
@@ -90,7 +90,8 @@ async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event, prog
         raise
     except Problem as error:
         status = "cancelled" if isinstance(error, ClientGone) else "failed"
-        await gateway.journal.record(generation.events_of_failure(started, view, status, type(error.__cause__ or error).__name__))
+        cause = type(error.__cause__ or error).__name__
+        await gateway.journal.record(events_of_generation.events_of_failure(started, view, status, cause))
         _count(gateway, started, status)
         raise
     finished = await _alike(gateway, started, finished, gone, began + patience - time.perf_counter())
@@ -108,31 +109,37 @@ async def _produce(gateway: Gateway, started: Started, gone: asyncio.Event, prog
         asyncio.to_thread(gateway.store.put, record, {p.image_id: png for p, png in zip(record.images, pngs, strict=True)}),
         "keeping pictures",
     )
-    await gateway.journal.record(generation.events_of_success(started, finished, client_gone=gone.is_set()))
+    await gateway.journal.record(events_of_generation.events_of_success(started, finished, client_gone=gone.is_set()))
     await _kept(keeping, needed=wanted.response_format == "url")
-    _count(gateway, started, record.status)
+    _count(gateway, started, finished)
     gateway.metrics.overhead(max(0.0, time.perf_counter() - began - (record.queue_ms + record.service_ms) / 1000))
     return Answer(finished, files, gateway.sealer.seal(claims))
 
 
 async def _alike(gateway: Gateway, started: Started, finished: Finished, gone: asyncio.Event, limit_seconds: float) -> Finished:
-    """Hold the answer of a faster arm where its experiment says `equalise`; note how long an arm's own pictures took."""
+    """Hold the answer of a faster arm where its experiment says `equalise`; note how long each arm's own pictures took."""
     life = started.life
-    if life is None or finished.fallback:
+    if life is None:
         return finished
-    if life.declared.equalise:
+    if life.declared.equalise and not finished.fallback:
         weights = life.allocation.weights
         arms = [arm for arm in life.declared.arms if weights.get(arm, 0.0) > 0]
         hold_ms = gateway.equaliser.hold_ms(life.name, arms, started.arm, finished.latency_ms)
         finished = finished.held(await hold(min(hold_ms / 1000, limit_seconds), gone))
-    gateway.latencies.add(life.name, started.arm, finished.latency_ms)
+    for part in finished.parts:
+        if not part.fallback:
+            gateway.latencies.add(life.name, part.arm, part.queue_ms + part.service_ms + finished.held_ms)
     return finished
 
 
-def _count(gateway: Gateway, started: Started, status: str) -> None:
+def _count(gateway: Gateway, started: Started, became: Finished | str) -> None:
+    """Count pictures and, once each, the arms that they are of: by what became of them, the same for all where it is a text."""
+    status = became if isinstance(became, str) else became.record.status
     gateway.metrics.images(started.plan.route, status, len(started.order))
     if started.life is not None:
-        gateway.metrics.arm(started.experiment, started.arm, status)
+        failed = [part.arm for part in became.parts if part.fallback] if isinstance(became, Finished) else []
+        for arm in started.draw.each_arm:
+            gateway.metrics.arm(started.experiment, arm, status if isinstance(became, str) else "failed" if arm in failed else "ok")
 
 
 async def _kept(keeping: "asyncio.Task[None]", needed: bool) -> None:
@@ -236,8 +243,8 @@ def _headers(request: AnyRequest, started: Started, token: str | None) -> dict[s
     headers = {"salon-generation": str(started.generation_id)}
     if token:
         headers["salon-feedback-token"] = token
-    if started.arm and "analyst" in request.scope["user"].scopes:
-        headers["salon-arm"] = started.arm
+    if started.life is not None and "analyst" in request.scope["user"].scopes:
+        headers["salon-arm"] = ",".join(started.draw.arms) or started.arm
     return headers
 
 

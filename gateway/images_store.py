@@ -21,16 +21,25 @@ from gateway.tokens import Claims, Shown
 from serving.variant import Variant
 
 
-class PictureRecord(msgspec.Struct, frozen=True):
-    """One picture of a generation."""
+class PictureRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One picture of a generation. Where several arms share a grid also its own arm, what was served for it, the digest of that, and
+    the probability that the arm had of this place."""
 
     image_id: UUID
     position: int
     seed: int
+    arm: str = ""
+    served: str = ""
+    variant_digest: str = ""
+    propensity: float | None = None
 
 
 class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The provenance of one request: the arm assigned, the variant served, and what made each picture."""
+    """The provenance of one request: the arm assigned, the variant served, and what made each picture.
+
+    Of a grid of several arms `arm` is empty, `served` and `variant_digest` are those of all pictures or else empty, and `variants`
+    (by name) stands for `variant`. `facts`: attributes of all its events, such as the block of a switchback.
+    """
 
     generation_id: UUID
     created_at: datetime
@@ -38,7 +47,7 @@ class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str
     arm: str
     served: str
-    variant: Variant
+    variant: Variant | None
     variant_digest: str
     unit: str
     anonymous: bool
@@ -51,11 +60,14 @@ class GenerationRecord(msgspec.Struct, frozen=True, kw_only=True):
     service_ms: float
     context: dict[str, str]
     images: tuple[PictureRecord, ...]
+    variants: dict[str, Variant] = {}
+    facts: dict[str, str] = {}
 
     def claims(self) -> Claims:
         """The facts that feedback events copy."""
-        shown = tuple(Shown(picture.image_id, picture.position, self.variant_digest) for picture in self.images)
-        return Claims(self.generation_id, self.created_at, self.route, self.experiment, self.arm, self.unit, self.propensity, shown)
+        shown = tuple(Shown(p.image_id, p.position, p.variant_digest or self.variant_digest, p.arm, p.propensity) for p in self.images)
+        assigned = (self.experiment, self.arm, self.unit, self.propensity)
+        return Claims(self.generation_id, self.created_at, self.route, *assigned, shown, self.facts)
 
 
 class ImagesStore:

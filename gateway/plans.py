@@ -2,7 +2,7 @@
 
 import msgspec
 
-from gateway.assignment import Assignment, Split
+from gateway.assignment import Split
 from gateway.changes import other_variant
 from gateway.config import Config
 from gateway.ledger import Ledger, Life
@@ -16,10 +16,6 @@ class Plan(msgspec.Struct, frozen=True):
     serve: str
     life: Life | None
     split: Split | None
-
-    def assign(self, unit: str) -> Assignment | None:
-        """The unit's arm; None when no experiment runs."""
-        return self.split.assign(unit) if self.split else None
 
 
 class View(msgspec.Struct, frozen=True):

@@ -82,7 +82,7 @@ class Gateway:
         self.forgetting = Forgetting(
             self.erased, self.experiments, self.event_log, self.store, self.answers, self.recent, self.sticky, self.reports,
             retention_hours,
-        )
+        )  # fmt: skip
         self.rates = Rates(config.gateway.suspicious_events_per_minute)
         self.latencies, self.equaliser = Latencies(), Equaliser()
         self.metrics = Metrics()

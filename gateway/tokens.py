@@ -22,15 +22,18 @@ LIFE = timedelta(days=30)
 
 
 class Shown(msgspec.Struct, frozen=True, array_like=True):
-    """One picture of a generation: at which position, made by which variant."""
+    """One picture of a generation: at which position, made by which variant. In a grid of several arms also the picture's own arm,
+    and the propensity of its place; else empty."""
 
     image_id: UUID
     position: int
     variant_digest: str
+    arm: str = ""
+    propensity: float | None = None
 
 
 class Claims(msgspec.Struct, frozen=True, array_like=True):
-    """The assignment facts that are copied into feedback events."""
+    """The assignment facts that are copied into feedback events; `facts` become attributes of theirs."""
 
     generation_id: UUID
     issued_at: datetime
@@ -40,6 +43,11 @@ class Claims(msgspec.Struct, frozen=True, array_like=True):
     unit: str
     propensity: float | None
     images: tuple[Shown, ...]
+    facts: dict[str, str] = {}
+
+    def arm_of(self, picture: Shown | None) -> str:
+        """The arm that feedback is about: the picture's own, where pictures have arms of their own."""
+        return (picture.arm if picture else "") or self.arm
 
     def expired(self, now: datetime) -> bool:
         """Is the token older than 30 days? Late feedback is flagged, not refused."""

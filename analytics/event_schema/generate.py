@@ -25,10 +25,10 @@ FIELDS: Mapping[str, str] = {
     "received_at": "When the gateway took it, UTC, by the gateway's clock",
     "route": "The route that was asked",
     "experiment": "The experiment that the unit is in; empty: none",
-    "arm": "The arm that the unit had; empty: none",
+    "arm": "The arm that the unit, or in a grid of several arms the picture, had; empty: none",
     "variant_digest": "What was served, as sha256:HEX; empty where several were",
     "unit": "Who is randomised; empty: nobody is known",
-    "propensity": "The probability that `arm` had in the draw, 0 to 1",
+    "propensity": "The probability that `arm` had in the draw, in a grid of several arms to have this place, 0 to 1",
     "generation_id": "The request for pictures that this is about; UUIDv7",
     "image_id": "The picture that this is about; UUIDv7",
     "position": "Where the picture stood in its grid, from 0",
@@ -66,7 +66,7 @@ KINDS: Mapping[str, str] = {
 ALWAYS = ("event_id", "kind", "occurred_at", "received_at")
 # Besides ALWAYS. A name may leave this table, never enter it: older events do not have what only newer ones always say.
 REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "exposure": ("route", "experiment", "arm", "unit", "propensity", "generation_id"),
+    "exposure": ("route", "experiment", "unit", "generation_id"),
     "generation": ("route", "generation_id", "status"),
     "image": ("route", "generation_id", "image_id", "position"),
     "control": ("attributes",),

@@ -21,6 +21,7 @@ from gateway.forgetting import CLOCKS, Forgetting
 from gateway.images_store import ImagesStore
 from gateway.recent import Recent
 from gateway.reports import Reports
+from gateway.sticky import Sticky
 from gateway.tokens import Claims
 
 KEY = bytes(range(32))
@@ -34,12 +35,13 @@ class House:
         self.erased = Erased(folder / "erased.jsonl", KEY)
         self.answers = Answers(folder / "answers.sqlite", self.erased.hash)
         self.recent = Recent()
+        self.sticky = Sticky(folder / "sticky.sqlite", self.erased.hash)
         config = load(Document(None, "", {}))
         experiments = Experiments(
             DiskControl(self.log, folder / "experiments.json"), self.log, AdoptedFile(folder / "adopted.json"), config
         )
         reports, store = Reports(self.log, f"chdb://{folder}/warehouse"), ImagesStore(f"file://{folder}/images")
-        self.forgetting = Forgetting(self.erased, experiments, self.log, store, self.answers, self.recent, reports)
+        self.forgetting = Forgetting(self.erased, experiments, self.log, store, self.answers, self.recent, self.sticky, reports)
 
     def like(self, unit: str) -> None:
         now = utc_now()
@@ -53,6 +55,7 @@ class House:
 
     def close(self) -> None:
         self.answers.close()
+        self.sticky.close()
         self.log.close()
 
 
