@@ -53,7 +53,7 @@ def _move_weights(life: Life, reports: "Reports", metrics: Mapping[str, Metric],
     known = beliefs(periods, active, up=up, minimum_units=declared.minimum_units)
     if found is None or known is None:
         return None
-    why = "P(best): " + ", ".join(f"{arm} {known[arm].best:.3g}" for arm in sorted(known, key=lambda arm: -known[arm].best))
+    why = "P(best): " + ", ".join(f"{arm} {known[arm].best:.2f}" for arm in sorted(known, key=lambda arm: -known[arm].best))
     return _unless_moved(life, lambda draft: changes.reweigh(draft, life.name, found, POLICY, why))
 
 
