@@ -59,7 +59,8 @@ def report_on(life, likes=None, reports=None, units=8000, hours=3.0):
     periods = [WeightPeriod(started_at=at, weights=weights, units={arm: n if weights[arm] else 0 for arm, n in total.items()})]
     facts = ExperimentFacts(
         experiment="colours", started_at=datetime.fromisoformat(life.started_at), data_as_of=at, events_read=1, flagged_events=0,
-        bot_units=0, late_events=0, multiple_exposure=0, generations_without_exposure=0, arms=arms, metrics=rows, latency={}, periods=periods,
+        bot_units=0, late_events=0, multiple_exposure=0, generations_without_exposure=0, arms=arms, metrics=rows, latency={},
+        periods=periods,
     )  # fmt: skip
     return build_report("colours", life.experiment, METRICS, facts, at)
 
@@ -133,8 +134,8 @@ def test_one_harmful_arm_of_two_loses_its_weight_to_the_control_and_the_other_go
 
 def test_both_harmful_arms_end_it():
     draft = started(msgspec.structs.replace(RAMPED, arms={"base": 0.4, "vivid": 0.3, "pale": 0.3}))
-    events, life = done(draft, report_on(life_in(draft), reports={"vivid": 0.2, "pale": 0.15}, units=400_000))
-    assert events == [("stop", "policy")]
+    report = report_on(life_in(draft), reports={"vivid": 0.2, "pale": 0.15}, units=400_000)
+    assert done(draft, report)[0] == [("stop", "policy")]
 
 
 def test_harm_is_rolled_back_by_itself_where_asked_or_where_the_experiment_moves_by_itself_or_judges_a_candidate():
