@@ -32,6 +32,7 @@ NAMED = (
     Formula(page="cuped", title="CUPED", words=("cuped",)),
     Formula(page="regression", title="Several covariates: Lin's regression", words=("lin 2013",)),
     Formula(page="strata", title="Post-stratification, and periods of weights", words=("post-stratified", "periods of constant weights")),
+    Formula(page="adaptive", title="When weights follow the outcome", words=("aipw",)),
     Formula(page="switchback", title="Switchback: blocks of time", words=("switchback",)),
     Formula(page="lifts", title="Lifts", words=("delta method", "log-delta", "fieller", "koopman", "no lift", "lift unbounded")),
 )
@@ -47,9 +48,11 @@ SAMPLE_RATIO = Formula(page="sample-ratio", title="Sample ratio")
 CHECKS = Formula(page="checks", title="The other checks")
 BREAKDOWNS = Formula(page="breakdowns", title="Breakdowns and heterogeneity")
 COURSE = Formula(page="course", title="The course of an experiment, and novelty")
+DUELS = Formula(page="duels", title="Duels: strengths, ranks, and what does not fit one order")
 # In the order in which a report shows them.
 ALL = (
     *NAMED, CAPS, FAMILIES, SEQUENCES, GUARANTEED, GROUP_SEQUENTIAL, E_VALUES, BAYES, GUARDRAILS, SAMPLE_RATIO, CHECKS, BREAKDOWNS, COURSE,
+    DUELS,
 )  # fmt: skip
 
 
@@ -87,6 +90,8 @@ def _used(report: Report) -> Iterator[Formula]:
         yield from (BREAKDOWNS, FAMILIES)
     if report.path or report.novelty:
         yield COURSE
+    if report.board is not None:
+        yield DUELS
 
 
 def _of_metric(metric: MetricReport) -> Iterator[Formula]:
