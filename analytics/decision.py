@@ -45,7 +45,7 @@ def decide(
     warnings: Sequence[str] = (),
     retired: Collection[str] = (),
 ) -> Decision:
-    """The recommendation. `units` exposed per arm; `hours` since the start; `weight_changes`: how often the weights moved;
+    """The recommendation. `units` exposed per arm that is judged; `hours` since the start; `weight_changes`: how often the weights moved;
     `warnings` are risks found elsewhere; `retired`: arms whose weight is 0 now."""
     risks = [*warnings, *risks_of(experiment, metrics, checks, weight_changes, sum(units.values()))]
     primary = next((m for m in metrics if m.role == "primary"), None)
@@ -66,7 +66,7 @@ def decide(
         return Decision(action="keep_running", arm=None, reason=reason, risks=risks)
 
     needed = max(experiment.minimum_units, SMALLEST_SAMPLE)
-    fewest = min(experiment.arms, key=lambda arm: units.get(arm, 0))
+    fewest = min(units or experiment.arms, key=lambda arm: units.get(arm, 0))
     if units.get(fewest, 0) < needed:
         return keep(
             f"Arm {fewest!r} has {plural(units.get(fewest, 0), judged_noun(experiment))}; nothing is judged before every arm has {needed}."

@@ -8,6 +8,7 @@ import math
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from analytics.inference.adaptive_table import Array, Table
 from analytics.inference.contrast import LinearContrast
@@ -38,9 +39,10 @@ class FixedHorizon(msgspec.Struct, frozen=True, kw_only=True):
     se: float
 
 
-def used(table: Table, *arms: str) -> Array:
-    """[S] which stretches all of `arms` could be got in."""
-    return np.asarray(np.all(table.reachable[:, [table.arms.index(arm) for arm in arms]], axis=1))
+def used(table: Table, *arms: str, until: int | None = None) -> NDArray[np.bool_]:
+    """[S] which stretches all of `arms` could be got in; of the first `until` ones."""
+    rows = np.all(table.reachable[:, [table.arms.index(arm) for arm in arms]], axis=1)
+    return np.asarray(rows if until is None else rows & (np.arange(len(rows)) < until))
 
 
 def arm_estimate(table: Table, arm: str) -> ArmEstimate | None:
@@ -68,8 +70,8 @@ def arm_estimate(table: Table, arm: str) -> ArmEstimate | None:
     )
 
 
-def contrast(table: Table, control: str, arm: str, *, hits: bool = False) -> LinearContrast | None:
-    """`arm` against `control` over the stretches in which both could be got; None where nothing varies, or a ratio has no
+def contrast(table: Table, control: str, arm: str, *, hits: bool = False, until: int | None = None) -> LinearContrast | None:
+    """`arm` against `control` over the stretches (the first `until` of them) in which both could be got; None where nothing varies, or a ratio has no
     denominator.
 
     `hits`: outcomes are 0 or 1. `units`, on which the sequence goes on, are T s2/(K^2 v): the variances of the T scores added up,
@@ -77,9 +79,9 @@ def contrast(table: Table, control: str, arm: str, *, hits: bool = False) -> Lin
     arms has. With even weights that never move they are the units of both arms, as in a plain comparison; so the sequence is
     tightest where it would be there, and v, the outcomes' own variance, frees it of any unit of measurement.
     """
-    rows, at = used(table, control, arm), (table.arms.index(control), table.arms.index(arm))
+    rows, at = used(table, control, arm, until=until), (table.arms.index(control), table.arms.index(arm))
     pooled = _pooled(table, rows, at)
-    if pooled is None or not rows.any():
+    if pooled is None or not table.n[rows][:, at].sum(axis=0).all():
         return None
     mean, covariance, units = _scores(table, rows, at, pooled if hits else None)
     d = table.d
@@ -103,7 +105,7 @@ def contrast(table: Table, control: str, arm: str, *, hits: bool = False) -> Lin
     )
 
 
-def fixed_horizon(table: Table, arm: str, rows: Array) -> FixedHorizon | None:
+def fixed_horizon(table: Table, arm: str, rows: NDArray[np.bool_]) -> FixedHorizon | None:
     """Scores weighted by h = sqrt(propensity), over the stretches `rows`; of a mean or a proportion. None without a unit there."""
     k = table.arms.index(arm)
     if table.d != 1 or not table.n[rows, k].sum():
@@ -117,7 +119,7 @@ def fixed_horizon(table: Table, arm: str, rows: Array) -> FixedHorizon | None:
     return FixedHorizon(value=value + float(table.centre[0]), se=_root(spread) / total)
 
 
-def _scores(table: Table, rows: Array, at: tuple[int, ...], pooled: Array | None) -> tuple[Array, Array, float]:
+def _scores(table: Table, rows: NDArray[np.bool_], at: tuple[int, ...], pooled: Array | None) -> tuple[Array, Array, float]:
     """Means [len(at) d] and covariance of the units' scores, arm after arm, and how many units. `pooled` [d, d]: outcomes' own
     covariance, for arms with few hits or misses."""
     d, units = table.d, table.units[rows]
@@ -140,13 +142,13 @@ def _scores(table: Table, rows: Array, at: tuple[int, ...], pooled: Array | None
     return mean + np.tile(table.centre, len(at)), covariance, total
 
 
-def _few(table: Table, rows: Array, k: int) -> bool:
+def _few(table: Table, rows: NDArray[np.bool_], k: int) -> bool:
     n = float(table.n[rows, k].sum())
     hits = float(table.first[rows, k, 0].sum()) + n * float(table.centre[0])
     return min(hits, n - hits) < FEW
 
 
-def _pooled(table: Table, rows: Array, at: tuple[int, ...]) -> Array | None:
+def _pooled(table: Table, rows: NDArray[np.bool_], at: tuple[int, ...]) -> Array | None:
     """[d, d] covariance of the outcomes of these arms' units as one sample; None without units."""
     n = float(table.n[rows][:, at].sum())
     if not n:

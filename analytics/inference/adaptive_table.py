@@ -31,19 +31,19 @@ class Table:
     `reachable` [S, K]: arms with a weight. `n` [S, K] units; `units` [S] of all arms together. `centre` [d]: what outcomes are
     held about; `first` [S, K, d], `second` [S, K, d, d]: unweighted sums, `n1`, `n2` [S, K], `a1`, `a2` [S, K, d], `b1`, `b2`
     [S, K, d, d]: those weighted by 1/e and 1/e^2. `propensity` [S, K]: harmonic mean of the logged ones, the weight where there are
-    none. `before` [S, K]: units of the arm in the stretches before.
+    none. `before` [S, K]: units of the arm in the stretches before. `stretches`: those with units, `places` their places among all.
     """
 
     def __init__(self, stretches: Sequence[Stretch], arms: Sequence[str], *, ratio: bool = False) -> None:
-        self.arms, self.given, self.d = tuple(arms), len(stretches), 2 if ratio else 1
+        self.arms, self.d = tuple(arms), 2 if ratio else 1
         kept = [(i, s) for i, s in enumerate(stretches) if any(draw.joint.n for draws in s.draws.values() for draw in draws)]
-        self.places = [i for i, _ in kept]
+        self.places, self.stretches = [i for i, _ in kept], [s for _, s in kept]
         self.weights = np.array([[s.weights.get(arm, 0.0) for arm in arms] for _, s in kept], dtype=float).reshape(len(kept), len(arms))
         self.reachable = self.weights > 0
-        self._fill([s for _, s in kept])
+        self._fill()
 
-    def _fill(self, kept: Sequence[Stretch]) -> None:
-        d, shape = self.d, (len(kept), len(self.arms))
+    def _fill(self) -> None:
+        kept, d, shape = self.stretches, self.d, (len(self.stretches), len(self.arms))
         rows = [
             (s, k, draw.joint.n, draw.propensity, *draw.joint.means[:d], *(x for row in draw.joint.products[:d] for x in row[:d]))
             for s, stretch in enumerate(kept)

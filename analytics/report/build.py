@@ -13,8 +13,10 @@ from analytics.designs import MIXED
 from analytics.events import utc_now
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, WeightPeriod
+from analytics.report.adaptive_contrast import table_of
+from analytics.report.adaptive_path import adaptive_path
 from analytics.report.breakdowns import breakdowns
-from analytics.report.comparisons import Question, compare_family, finite
+from analytics.report.comparisons import Question, Rules, compare_family, finite
 from analytics.report.designs import additions, judged_units, shown
 from analytics.report.designs import warnings as design_warnings
 from analytics.report.e_values import with_e_bh
@@ -24,7 +26,7 @@ from analytics.report.notes import method_notes
 from analytics.report.novelty import novelty
 from analytics.report.path import path
 from analytics.report.preference_metrics import preference_metrics
-from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, Report, Role, SufficientStatistics
+from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, PathPoint, Report, Role, SufficientStatistics
 
 if TYPE_CHECKING:
     from analytics.warehouse.client import Warehouse
@@ -71,7 +73,8 @@ def build_report(
     weights = facts.periods[-1].weights if facts.periods else experiment.arms
     units = judged_units(experiment, facts)
     split = experiment.design == "ab"
-    changes = weight_changes(facts.periods)
+    # A bandit's weights move by design, and are accounted for.
+    changes = 0 if experiment.design == "bandit" else weight_changes(facts.periods)
     primary, asked = used[experiment.primary], rules(experiment)
     sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0]) if split else []
     added = additions(experiment, facts, compared)
@@ -94,7 +97,7 @@ def build_report(
         metrics=compared,
         decision=msgspec.structs.replace(decision, history=list(facts.decisions)),
         breakdowns=sliced,
-        path=path(experiment, primary, facts.cohorts, facts.periods, asked) if split else [],
+        path=_path(experiment, primary, facts, asked),
         novelty=novelty(experiment, primary, facts.ages, asked) if split else [],
         **msgspec.structs.asdict(added),
         sufficient_statistics=SufficientStatistics(experiment=experiment, metrics=used, facts=facts),
@@ -114,6 +117,12 @@ def weight_changes(periods: list[WeightPeriod]) -> int:
     return sum(a != b for a, b in pairwise(weights))
 
 
+def _path(experiment: Experiment, primary: Metric, facts: ExperimentFacts, asked: Rules) -> list[PathPoint]:
+    if experiment.design == "bandit":
+        return adaptive_path(experiment, primary, facts, asked)
+    return path(experiment, primary, facts.cohorts, facts.periods, asked) if experiment.design == "ab" else []
+
+
 def _names(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys((experiment.primary, *experiment.secondary, *experiment.guardrails)))
 
@@ -127,9 +136,11 @@ def _compare(experiment: Experiment, metrics: Mapping[str, Metric], facts: Exper
         ("guardrail", list(experiment.guardrails)),
     ]
     compared: list[MetricReport] = []
+    adaptive = experiment.design == "bandit"
     for role, names in families:
         questions = []
         for key in names:
+            drawn = table_of(facts.allocation, key, metrics[key].inferred_as, list(experiment.arms)) if adaptive else None
             guardrail = experiment.guardrails[key] if role == "guardrail" else None
             question = Question(
                 metric=key,
@@ -144,9 +155,9 @@ def _compare(experiment: Experiment, metrics: Mapping[str, Metric], facts: Exper
                 bounds=metrics[key].bounds,
                 cap=facts.caps.get(key),
                 sql=facts.sql.get(key, ""),
-                allocation=[stretch.draws[key] for stretch in facts.allocation if key in stretch.draws],
+                allocation=drawn,
                 blocks=facts.blocks,
-                shown=shown(experiment, facts, key, metrics[key]),
+                shown=shown(experiment, facts, key, metrics[key], drawn),
             )
             questions.append(question)
         if questions:

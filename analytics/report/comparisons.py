@@ -93,7 +93,8 @@ def _test(question: Question, arm: str, control: str) -> _Tested:
 
 def _untested(question: Question, one: _Tested, control: str, level: Adjusted) -> Comparison:
     a, b = ((question.shown.get(arm) or metric_arm(arm, question.kind, question.facts.get(arm))).mean for arm in (control, one.arm))
-    difference = None if a is None or b is None else b - a
+    # A bandit's arms may have been estimated over different times.
+    difference = None if a is None or b is None or question.allocation is not None else b - a
     lift = None if difference is None or not a else difference / abs(a)
     return Comparison(
         arm=one.arm,

@@ -54,7 +54,7 @@ def _finite(contrast: Contrast) -> bool:
 
 
 def _found(question: Question, arm: str, control: str) -> Found:
-    if question.allocation:
+    if question.allocation is not None:
         return adaptive_found(question, arm, control)
     if question.blocks is not None:
         return block_found(question, arm, control)

@@ -7,6 +7,8 @@ from analytics.decision import established
 from analytics.designs import planned_units
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts, Moments, QuantileFacts
+from analytics.facts_of_designs import AllocationStretch
+from analytics.report.adaptive_contrast import shown_arms, table_of
 from analytics.report.comparisons import Question, Rules, compare_family
 from analytics.report.schema import Flagged, MetricReport
 
@@ -24,7 +26,7 @@ def flagged_check(
     metric = metrics[experiment.primary]
     arms = list(experiment.arms)
     srm_with, clean = sample_ratio(facts.with_flagged.periods, arms), sample_ratio(facts.with_flagged.clean_periods, arms)
-    primary_with = _plain(experiment, metric, facts, facts.with_flagged.primary)
+    primary_with = _plain(experiment, metric, facts, facts.with_flagged.primary, facts.with_flagged.allocation)
     without = next((m for m in compared if m.role == "primary"), None)
     name = experiment.primary
     if name in facts.joint or name in facts.by_period or name in facts.by_stratum:
@@ -44,8 +46,17 @@ def flagged_check(
     )
 
 
-def _plain(experiment: Experiment, metric: Metric, facts: ExperimentFacts, arms: Mapping[str, Moments | QuantileFacts]) -> MetricReport:
-    """The primary metric over all units at once, without covariates."""
+def _plain(
+    experiment: Experiment,
+    metric: Metric,
+    facts: ExperimentFacts,
+    arms: Mapping[str, Moments | QuantileFacts],
+    allocation: Sequence[AllocationStretch] = (),
+) -> MetricReport:
+    """The primary metric over all units at once, without covariates; of a bandit by its draws."""
+    drawn = None
+    if experiment.design == "bandit":
+        drawn = table_of(allocation, experiment.primary, metric.inferred_as, list(experiment.arms))
     question = Question(
         metric=experiment.primary,
         role="primary",
@@ -55,19 +66,21 @@ def _plain(experiment: Experiment, metric: Metric, facts: ExperimentFacts, arms:
         bounds=metric.bounds,
         cap=facts.caps.get(experiment.primary),
         sql=facts.sql.get(experiment.primary, ""),
+        allocation=drawn,
+        shown=shown_arms(drawn, metric.kind, list(experiment.arms)) if drawn is not None else {},
     )
     (report,) = compare_family([question], list(experiment.arms), experiment.control, rules(experiment))
     return report
 
 
 def rules(experiment: Experiment) -> Rules:
-    """As the experiment declares them."""
+    """As the experiment declares them; looks of a bandit cannot be planned for, since its weights make the information."""
     return Rules(
         alpha=experiment.alpha,
         planned_units=planned_units(experiment),
         lift=experiment.lift,
         correction=experiment.correction,
-        looks=experiment.looks,
+        looks=None if experiment.design == "bandit" else experiment.looks,
     )
 
 

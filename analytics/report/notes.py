@@ -36,6 +36,12 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
             "A block of time is the observation, for all in it get one arm: sizes, deviations and what is planned count blocks. Arms are "
             "random from block to block; what one block does to the next is no part of the effect, and looked for as carry-over."
         )
+    if experiment.design == "bandit":
+        notes.append(
+            "Weights follow what arms have done. Values and lifts are estimates from the logged propensity of every draw (AIPW): what all "
+            "units would have done in an arm, not the mean of those that got it, which is wrong when weights and seasons move together. "
+            "Every unit counts in the arm that it was drawn for first."
+        )
     families = {role: sum(len(m.comparisons) for m in metrics if m.role == role) for role in ("primary", "secondary", "guardrail")}
     several = [f"{count} {role}" for role, count in families.items() if count > 1]
     if several:

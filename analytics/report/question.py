@@ -7,7 +7,8 @@ import msgspec
 
 from analytics.experiment import Guardrail
 from analytics.facts import Joint, Moments, QuantileFacts, Regressed
-from analytics.facts_of_designs import BlockFacts, Draw
+from analytics.facts_of_designs import BlockFacts
+from analytics.inference.adaptive_table import Table
 from analytics.report.schema import MetricArm, Role
 
 Facts = Moments | QuantileFacts
@@ -31,7 +32,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     constant weights) and `strata` hold the same per arm for parts of the units: the comparison is then made within each and put
     together. `bounds` of a mean turn on the guaranteed interval. `brief`, for parts of an experiment: without what is planned for or
     stands beside the whole (planned looks, guaranteed interval, exact posterior). `allocation` (a bandit's draws per stretch of
-    weights and arm) or `blocks` (of a switchback) take the place of all of these; `shown` is then what is shown of each arm.
+    weights and arm; empty for a quantile) or `blocks` (of a switchback) take the place of all of these; `shown` is then what is
+    shown of each arm.
     """
 
     metric: str
@@ -49,6 +51,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     sql: str = ""
     note: str = ""
     brief: bool = False
-    allocation: Sequence[Mapping[str, Sequence[Draw]]] = ()
+    allocation: Table | None = None
     blocks: BlockFacts | None = None
     shown: Mapping[str, MetricArm] = msgspec.field(default_factory=dict)

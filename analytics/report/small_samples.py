@@ -5,6 +5,7 @@ from analytics.inference import bernoulli_sequence, beta_binomial
 from analytics.inference.contrast import UNBOUNDED, Contrast, Interval
 from analytics.inference.exact import ExactContrast
 from analytics.inference.proportion import ProportionContrast
+from analytics.report.adaptive_contrast import adaptive_guaranteed
 from analytics.report.question import Question
 from analytics.report.schema import BetaBinomial, Exact, Guaranteed
 
@@ -37,7 +38,13 @@ def guaranteed(
     question: Question, arm: str, control: str, contrast: Contrast, alpha: float, units: float, shown: Interval
 ) -> Guaranteed | None:
     """For proportions and means with declared bounds, of one period of constant weights. `shown`: the always-valid interval;
-    where that holds 0 this one is widened to hold it too, which keeps what it guarantees."""
+    where that holds 0 this one is widened to hold it too, which keeps what it guarantees. Of a bandit by empirical Bernstein on its
+    draws, over all its periods."""
+    if question.allocation is not None:
+        found = adaptive_guaranteed(question, arm, control, alpha, units)
+        if isinstance(found, str):
+            return Guaranteed(difference_ci=UNBOUNDED, method=found) if found else None
+        return Guaranteed(difference_ci=_holding(shown, *found), method="doubly robust empirical Bernstein on the logged propensities")
     c = counts(contrast)
     if c is not None:
         low, high = bernoulli_sequence.difference_interval(c.x_a, c.n_a, c.x_b, c.n_b, alpha, units)
