@@ -11,6 +11,7 @@ from analytics.designs import Switchback
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, Moments, WeightPeriod
 from analytics.facts_of_designs import BlockFacts, BlockTotals
+from analytics.warehouse.block_sql import block_sql
 from analytics.warehouse.block_totals import Asked, read_totals
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.figures import Stretches
@@ -55,6 +56,7 @@ def with_blocks(
         **{name: {} for name in ("joint", "by_period", "by_stratum", "breakdowns", "pre_period", "caps")},
         cohorts=[],
         ages=[],
+        sql={key: block_sql(source.experiment, metric) for key, metric in metrics.items()},
     )
 
 

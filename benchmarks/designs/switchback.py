@@ -183,7 +183,7 @@ def simulations() -> list[Simulation]:
             Claim(f"{words}: variance foretold by earlier blocks", "foretold", "shown"),
             Claim(f"{words}: carry-over p <= 5 % where there is none", "carry", "about", 0.05, 0.01),
         ]
-        chosen.append(Simulation(f"one look: {words}", one_look(one), claims, 600, 24, "One look, no effect"))
+        chosen.append(Simulation(f"one look: {words}", one_look(one), claims, 500, 24, "One look, no effect"))
     for one in (Audience("season and drift", 0.5, 0.9, 0.1, lift=0.2), Audience("30/70", 0.5, 0.9, 0.1, share=0.7, lift=0.2)):
         words = f"{one.name}, lift 20 %"
         claims = [
@@ -192,7 +192,7 @@ def simulations() -> list[Simulation]:
             Claim(f"{words}: found", "power", "shown"),
             Claim(f"{words}: bias, in shares of the control's rate", "bias", "about", 0.0, 0.005),
         ]
-        chosen.append(Simulation(f"one look: {words}", one_look(one), claims, 600, 24, "One look, an effect"))
+        chosen.append(Simulation(f"one look: {words}", one_look(one), claims, 500, 24, "One look, an effect"))
     for hours in (16, 48):
         one = Audience("few", season=0.5, hours=hours)
         words = f"season ±50 %, {hours} blocks"
