@@ -180,74 +180,66 @@ def test_one_experiment_that_fails_does_not_keep_the_others(monkeypatch):
 
 BANDIT_FILE = """
 design = "bandit"
-minimum_units = 20
-bandit = { every_minutes = 0.1, floor = 0.1 }
+minimum_units = 12
+bandit = { every_minutes = 0.05, floor = 0.1 }
 """
-
-
-def test_a_bandit_over_http_moves_to_the_arm_that_is_liked_and_remembers_after_a_restart(make_server):
-    server = make_server()
-    text = server.config.read_text()
-    server.config.write_text(text.replace("autostart = true\n", f"autostart = true\n{BANDIT_FILE}", 1))
-    server.start()
-
-    def until(client, check, seconds=40.0):
-        limit = time.monotonic() + seconds
-        while not check(weights := client.get("/v1/experiments/colours").json()["weights"]) and time.monotonic() < limit:
-            time.sleep(0.1)
-        assert check(weights), (weights, client.get("/health/ready").json(), (server.folder / "server.log").read_text()[-2000:])
-        return weights
-
-    with server.client() as client:
-        events = []
-        for number in range(80):
-            made = client.post("/v1/images/generations", json={"model": "hero", "prompt": "a cat", "user": f"u{number}"})
-            if made.headers["salon-arm"] == "vivid" and number % 2:
-                events.append(
-                    {"generation_id": made.json()["generation_id"], "image_id": made.json()["data"][0]["image_id"], "kind": "like"}
-                )
-        assert client.post("/v1/feedback", json={"events": events}).status_code == 202
-        weights = until(client, lambda weights: weights["vivid"] > 0.85)
-        assert weights["base"] >= 0.1 and "policy" not in str(client.get("/health/ready").json()["details"])
-        shown = client.get("/metrics").text
-        assert f'salon_arm_weight{{arm="vivid",experiment="colours"}} {weights["vivid"]}' in shown
-    server.stop()
-    server.start()
-    with server.client() as client:
-        assert client.get("/v1/experiments/colours").json()["weights"] == weights
-    server.stop()
-    log = open_log(f"local:{server.folder / 'var/events'}")
-    controls = [event.attributes for _, event in log.read(0, 10_000) if event.kind == "control" and event.experiment == "colours"]
-    log.close()
-    moved = [control for control in controls if control["action"] == "weights"]
-    assert moved and all(control["who"] == "policy" and control["why"].startswith("P(best): vivid ") for control in moved)
-
-
 BREACH_FILE = """
-minimum_units = 10
+[experiments.breach]
+route = "side"
+arms = { base = 0.5, vivid = 0.5 }
+control = "base"
+primary = "like_rate"
+autostart = true
 planned_units = 100
 on_harm = "rollback"
 guardrails = { zoom_rate = { margin = 0.1, direction = "down" } }
 """
 
 
-def test_a_breached_guardrail_is_rolled_back_as_soon_as_a_report_says_so(make_server):
-    """Everybody zooms in vivid and nobody in base; the first report after it stops the experiment, with the breach as why."""
+def _until(read, check, server, seconds=40.0):
+    limit = time.monotonic() + seconds
+    while not check(found := read()) and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert check(found), (found, (server.folder / "server.log").read_text()[-2000:])
+    return found
+
+
+def _shown(client, route, count):
+    """Units that were each shown a picture: (arm, generation)."""
+    found = []
+    for number in range(count):
+        made = client.post("/v1/images/generations", json={"model": route, "prompt": "a cat", "user": f"u{number}"})
+        found.append((made.headers["salon-arm"], made.json()["generation_id"]))
+    return found
+
+
+def test_over_http_a_bandit_moves_to_the_liked_arm_and_remembers_and_a_breached_guardrail_is_rolled_back(make_server):
+    """Half of vivid's units like it and none of base's; everybody zooms in vivid, few in base."""
     server = make_server()
-    text = server.config.read_text()
-    server.config.write_text(text.replace("autostart = true\n", f"autostart = true\n{BREACH_FILE}", 1))
+    text = server.config.read_text().replace("autostart = true\n", f"autostart = true\n{BANDIT_FILE}", 1)
+    server.config.write_text(text + BREACH_FILE)
     server.start()
     with server.client() as client:
-        for number in range(110):
-            made = client.post("/v1/images/generations", json={"model": "hero", "prompt": "a cat", "user": f"u{number}"})
-            arm = made.headers.get("salon-arm")
-            if arm == "vivid" or number % 10 == 0:
-                client.post("/v1/feedback", json={"generation_id": made.json()["generation_id"], "kind": "zoom"})
-        assert client.get("/v1/experiments/colours/report").json()["decision"]["action"] == "rollback"
-        limit = time.monotonic() + 10
-        while (life := client.get("/v1/experiments/colours").json())["state"] == "running" and time.monotonic() < limit:
-            time.sleep(0.1)
-        assert (life["state"], life["changed_by"]) == ("stopped", "policy")
-        assert life["why"].startswith("Guardrail zoom_rate is worse than its margin for 'vivid'")
-        assert 'salon_policy_changes_total{experiment="colours",what="rollback"} 1.0' in client.get("/metrics").text
+        state = lambda name: client.get(f"/v1/experiments/{name}").json()  # noqa: E731
+        liked = [generation for number, (arm, generation) in enumerate(_shown(client, "hero", 40)) if arm == "vivid" and number % 2]
+        zoomed = [generation for number, (arm, generation) in enumerate(_shown(client, "side", 76)) if arm == "vivid" or number % 9 == 0]
+        events = [{"generation_id": g, "kind": kind} for kind, found in (("like", liked), ("zoom", zoomed)) for g in found]
+        assert client.post("/v1/feedback", json={"events": events}).status_code == 202
+        assert client.get("/v1/experiments/breach/report").json()["decision"]["action"] == "rollback"
+        life = _until(lambda: state("breach"), lambda life: life["state"] == "stopped", server)
+        assert life["changed_by"] == "policy" and life["why"].startswith("Guardrail zoom_rate is worse than its margin for 'vivid'")
+        weights = _until(lambda: state("colours")["weights"], lambda weights: weights["vivid"] > 0.8, server)
+        assert weights["base"] >= 0.1 and "policy" not in str(client.get("/health/ready").json()["details"])
+        shown = client.get("/metrics").text
+        assert f'salon_arm_weight{{arm="vivid",experiment="colours"}} {weights["vivid"]}' in shown
+        assert 'salon_policy_changes_total{experiment="breach",what="rollback"} 1.0' in shown
     server.stop()
+    server.start()
+    with server.client() as client:
+        assert client.get("/v1/experiments/colours").json()["weights"] == weights
+    server.stop()
+    log = open_log(f"local:{server.folder / 'var/events'}")
+    controls = [event for _, event in log.read(0, 10_000) if event.kind == "control"]
+    log.close()
+    told = [(e.experiment, e.attributes["action"], e.attributes["why"][:14]) for e in controls if e.attributes["who"] == "policy"]
+    assert ("breach", "stop", "Guardrail zoom") in told and ("colours", "weights", "P(best): vivid") in told
