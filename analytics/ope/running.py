@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from analytics.analyze.table import Floats
 
 
@@ -29,8 +27,3 @@ class Running:
     def se(self) -> float:
         """Of the mean; 0 for a single row."""
         return math.sqrt(self.m2 / (self.n - 1) / self.n) if self.n > 1 else 0.0
-
-
-def spread(values: Floats) -> Floats:
-    """Groups of one value each have nothing within."""
-    return np.zeros(len(values))
