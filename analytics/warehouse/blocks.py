@@ -111,7 +111,7 @@ def read_blocks(
         latency_ms=[block.ms if block.ms == block.ms else None for block in used],
         totals=totals,
         running=sum(start + (block.number + 1) * span > until for block in used),
-        mixed=sum(len(block.arms) > 1 for block in found),
+        mixed=sum(len(block.arms) > 1 and block.inside > 0 for block in found),
         unplaced=unplaced,
         latency_p95_ms=_latency_p95(warehouse, source),
     )
@@ -130,7 +130,8 @@ def _read(warehouse: Warehouse, source: Source, length: int) -> tuple[list[_Bloc
         ifNull(queue_ms + service_ms, nan) AS ms, toInt64OrNull(attributes['block']) AS block, attributes['washout'] != 'true' AS inside,
         least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at)) AS at"""
     events = source.events("experiment = {experiment:String} AND kind = 'generation'", columns)
-    sql = f"""SELECT block, arraySort(groupUniqArray(arm)), any(propensity), countIf(inside), avgIf(ms, inside AND {TIMED}),
+    sql = f"""SELECT block, arraySort(if(countIf(inside) > 0, groupUniqArrayIf(arm, inside), groupUniqArray(arm))),
+        if(countIf(inside) > 0, anyIf(propensity, inside), any(propensity)), countIf(inside), avgIf(ms, inside AND {TIMED}),
         min(at - ifNull(block, 0) * {length}), count() FROM {events} GROUP BY block ORDER BY block"""
     found, origins, unplaced = [], [], 0
     for number, arms, chance, inside, ms, begun, n in warehouse.query(sql, source.parameters().values):
