@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import expit
 
+from analytics.inference.connected import groups
 from analytics.inference.paired_votes import Fit, Floats, PairedVotes
 
 STEPS = 100
@@ -13,8 +14,10 @@ def bradley_terry(votes: PairedVotes) -> Fit:
     """Maximum likelihood by Newton's method with halved steps; the strengths sum to 0. With ties it is a quasi-likelihood: right
     for the scores, and its covariance by raters is right too.
 
-    Votes have to connect all arms both ways (`connected.groups`); ValueError where that is not so and nothing converges.
+    Raises ValueError where votes do not connect all arms both ways (`connected.groups`): there is no maximum.
     """
+    if len(apart := groups(votes.arms, *votes.won_and_tied())) > 1:
+        raise ValueError(f"{votes.arms} arms fall into {len(apart)} groups, between which one won or lost all; take the arms of one")
     design = votes.design()
     strengths = np.zeros(votes.arms)
     level = _likelihood(votes, design, strengths)
@@ -30,7 +33,7 @@ def bradley_terry(votes: PairedVotes) -> Fit:
             scale /= 2
         strengths, level = strengths + scale * step, found
         strengths -= strengths.mean()
-    raise ValueError(f"strengths of {votes.arms} arms do not settle: some arm or group won or lost all of its votes")
+    raise ValueError(f"strengths of {votes.arms} arms did not settle in {STEPS} steps")
 
 
 def _likelihood(votes: PairedVotes, design: Floats, strengths: Floats) -> float:

@@ -43,7 +43,7 @@ def ties_told(arms: Sequence[int], won: Collection[Pair], tied: Collection[Pair]
 
 
 def why_apart(arm: int, rated: Collection[int], won: Collection[Pair], tied: Collection[Pair], names: Mapping[int, str]) -> str:
-    """Why an arm outside the group `rated` has no place on its scale, in words."""
+    """Why an arm outside the group `rated` has no place on its scale, in words. `rated` empty: no two arms have one."""
     meetings = [(i, j) for i, j in (*won, *tied) if arm in (i, j)]
     if not meetings:
         return "no votes"
@@ -52,9 +52,13 @@ def why_apart(arm: int, rated: Collection[int], won: Collection[Pair], tied: Col
     for i, j in [*won, *tied, *((j, i) for i, j in tied)]:
         ahead[i].add(j)
         behind[j].add(i)
-    above, below = bool(_reached(arm, ahead) & set(rated)), bool(_reached(arm, behind) & set(rated))
-    others = sorted(_reached(arm, ahead) & _reached(arm, behind) - {arm})
+    together = _reached(arm, ahead) & _reached(arm, behind)
+    linked = set(rated) or set(names) - together
+    above, below = bool(_reached(arm, ahead) & linked), bool(_reached(arm, behind) & linked)
+    others = sorted(together - {arm})
     group = f"with {', '.join(names[other] for other in others)} " if others else ""
+    if above and below:
+        return f"{group}won every vote that links it to some, and lost every vote that links it to the others"
     if above:
         return f"{group}won every vote that links it to the others: its strength has no upper end"
     if below:

@@ -3,6 +3,7 @@ P(i over j) : P(j over i) : P(tie) = exp(s_i) : exp(s_j) : nu exp((s_i + s_j)/2)
 
 import numpy as np
 
+from analytics.inference.connected import groups, ties_told
 from analytics.inference.paired_votes import TIED, Fit, Floats, PairedVotes, columns_of
 
 STEPS = 200
@@ -14,8 +15,11 @@ SAID = np.array([[1.0, 0.0], [0.0, 0.0], [0.5, 1.0]])
 def davidson(votes: PairedVotes) -> Fit:
     """Maximum likelihood by Newton's method with halved steps; strengths sum to 0.
 
-    There must be ties, and votes must tell ties from strengths (`connected.ties_told`); ValueError where nothing converges.
+    Raises ValueError where votes do not connect all arms both ways, or do not tell ties from strengths (`connected.ties_told`).
     """
+    won, tied = votes.won_and_tied()
+    if len(groups(votes.arms, won, tied)) > 1 or not ties_told(range(votes.arms), won, tied):
+        raise ValueError(f"votes between {votes.arms} arms do not tell ties from strengths; take Bradley-Terry, or the arms of one group")
     columns = columns_of(votes, 2)
     told = votes.counts @ SAID
     found = np.zeros(votes.arms + 1)
@@ -33,7 +37,7 @@ def davidson(votes: PairedVotes) -> Fit:
             scale /= 2
         found, level = found + scale * step, better
         found[:-1] -= found[:-1].mean()
-    raise ValueError(f"strengths of {votes.arms} arms and their ties do not settle: votes do not tell ties from strengths")
+    raise ValueError(f"strengths of {votes.arms} arms and their ties did not settle in {STEPS} steps")
 
 
 def _chances(natural: Floats) -> Floats:

@@ -24,6 +24,12 @@ class PairedVotes:
         self.totals: Floats = counts.sum(axis=1)
         self.scores: Floats = counts[:, WON] + counts[:, TIED] / 2
 
+    def won_and_tied(self) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+        """(i, j): i won a vote against j; and the pairs that tied one."""
+        won = {(int(i), int(j)) for (i, j), count in zip(self.pairs, self.counts, strict=True) if count[WON]}
+        won |= {(int(j), int(i)) for (i, j), count in zip(self.pairs, self.counts, strict=True) if count[LOST]}
+        return won, {(int(i), int(j)) for (i, j), count in zip(self.pairs, self.counts, strict=True) if count[TIED]}
+
     def design(self) -> Floats:
         """[P][K]: 1 for the first arm, -1 for the second."""
         rows = np.arange(len(self.pairs))

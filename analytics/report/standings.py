@@ -32,15 +32,10 @@ def board(experiment: Experiment, duels: DuelFacts | None) -> BoardReport | None
         return None
     names = sorted(experiment.arms)
     number = {name: place for place, name in enumerate(names)}
-    won: set[Beaten] = set()
-    tied: set[Beaten] = set()
-    for m in duels.meetings:
-        i, j = number[m.first], number[m.second]
-        won |= ({(i, j)} if m.won else set()) | ({(j, i)} if m.lost else set())
-        tied |= {(i, j)} if m.tied else set()
+    won, tied = votes_of(duels, names).won_and_tied()
     rated = _rated(groups(len(names), won, tied), duels.meetings, number)
     fit = None
-    if len(rated) > 1:
+    if rated:
         votes = votes_of(duels, [names[place] for place in rated])
         fit = davidson(votes) if ties_told(rated, won, tied) else bradley_terry(votes)
     alone = [_alone(duels, place) for place in range(len(duels.meetings))]
@@ -104,9 +99,10 @@ def votes_of(duels: DuelFacts, arms: Sequence[str]) -> PairedVotes:
 
 
 def _rated(found: Sequence[Sequence[int]], meetings: Sequence[Meeting], number: Mapping[str, int]) -> list[int]:
-    """The group with the most votes inside: strengths of different groups are on no common scale."""
+    """The group with the most votes inside, strengths of different groups being on no common scale; empty where no group has two."""
     votes = [sum(m.votes for m in meetings if number[m.first] in group and number[m.second] in group) for group in found]
-    return list(found[max(range(len(found)), key=lambda place: (votes[place], -place))])
+    best = found[max(range(len(found)), key=lambda place: (votes[place], -place))]
+    return list(best) if len(best) > 1 else []
 
 
 def _standings(names: Sequence[str], rated: Sequence[int], fit: Fit | None, duels: DuelFacts, alpha: float) -> list[Standing]:
