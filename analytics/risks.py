@@ -17,6 +17,7 @@ def risks_of(experiment: Experiment, metrics: Sequence[MetricReport], checks: Ch
     """In the order of their weight; `total` units are in the report."""
     found = (checks.exposure, checks.holes, checks.left_out, checks.pre_period, checks.novelty, checks.failures)
     risks = [_as_sentence(problem) for check in found for problem in check.problems]
+    risks += [_as_sentence(problem) for problem in (checks.position.problems if checks.position else ())]
     trained_on = checks.left_out.training.total if checks.left_out.training else 0
     if trained_on > MOST_TRAINED_ON * (trained_on + total):
         risks.append(

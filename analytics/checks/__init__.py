@@ -8,6 +8,7 @@ from analytics.checks.holes import Holes, holes
 from analytics.checks.latency import LatencyGap, latency_gap
 from analytics.checks.left_out import LeftOut, left_out
 from analytics.checks.novelty import Fading, Novelty, novelty_check
+from analytics.checks.position import Position, position
 from analytics.checks.pre_period import PrePeriod, pre_period
 from analytics.checks.propensities import Propensities, propensities
 from analytics.checks.sample_ratio import SRM_CONCENTRATION, SRM_GATE, SampleRatio, sample_ratio
@@ -25,6 +26,7 @@ __all__ = [
     "LeftOut",
     "Loss",
     "Novelty",
+    "Position",
     "PrePeriod",
     "Propensities",
     "SampleRatio",
@@ -36,6 +38,7 @@ __all__ = [
     "latency_gap",
     "left_out",
     "novelty_check",
+    "position",
     "pre_period",
     "propensities",
     "sample_ratio",

@@ -10,6 +10,7 @@ from analytics.checks.holes import Holes, holes
 from analytics.checks.latency import LatencyGap, latency_gap
 from analytics.checks.left_out import LeftOut, left_out
 from analytics.checks.novelty import Novelty, novelty_check
+from analytics.checks.position import Position, position
 from analytics.checks.pre_period import PrePeriod, pre_period
 from analytics.checks.propensities import Propensities, propensities
 from analytics.checks.sample_ratio import SampleRatio, sample_ratio
@@ -38,6 +39,7 @@ class Checks(msgspec.Struct, frozen=True, kw_only=True):
     pre_period: PrePeriod
     novelty: Novelty
     failures: Failures = msgspec.field(default_factory=nothing_known)
+    position: Position | None = None
 
 
 def check(facts: ExperimentFacts, arms: Sequence[str], control: str, alpha: float) -> Checks:
@@ -55,4 +57,5 @@ def check(facts: ExperimentFacts, arms: Sequence[str], control: str, alpha: floa
         pre_period=pre_period(facts, arms, control),
         novelty=novelty_check(facts, arms, control),
         failures=failures(facts, arms, control),
+        position=position(facts.places, arms),
     )

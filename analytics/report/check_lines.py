@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from analytics.checks import Fading, Failures, LeftOut, PrePeriod
+from analytics.checks import Fading, Failures, LeftOut, Position, PrePeriod
 from analytics.report.schema import MetricReport, Report
 from analytics.report.words import p_value, percent, plural, signed
 
@@ -40,6 +40,8 @@ def check_lines(report: Report) -> Iterable[tuple[str, bool, str]]:
     if checks.novelty.arms:
         faded = ", ".join(f"{arm} {_faded(fading)}" for arm, fading in checks.novelty.arms.items())
         yield "novelty", checks.novelty.ok, _told(checks.novelty.problems, faded)
+    if checks.position is not None:
+        yield "position", checks.position.ok, _told(checks.position.problems, _placed(checks.position))
     yield from _flagged(report)
 
 
@@ -72,6 +74,16 @@ def _failed(failed: Failures) -> str:
     shares = ", ".join(f"{arm} {percent(share)}" for arm, share in failed.shares.items())
     lowest = min(failed.p_values.values(), default=1.0)
     return f"{shares} of requests{f' (p = {p_value(lowest)})' if any(failed.shares.values()) else ''}"
+
+
+def _placed(position: Position) -> str:
+    """What is known of it."""
+    told = (
+        ("cells looked at as before", position.drift),
+        ("arms even over cells", position.balance),
+        ("pictures shuffled", position.order),
+    )
+    return ", ".join(f"{words} (p = {p_value(p)})" for words, p in told if p is not None) or "too little yet to tell"
 
 
 def _latency(report: Report) -> Iterable[tuple[str, bool, str]]:

@@ -13,6 +13,7 @@ from analytics.report.adaptive_evidence import adaptive_report
 from analytics.report.block_contrast import shown_blocks
 from analytics.report.board import BoardReport
 from analytics.report.position import PositionReport
+from analytics.report.position_evidence import position_report
 from analytics.report.preference import PreferenceReport
 from analytics.report.schema import MetricArm, MetricReport
 from analytics.report.standings import board
@@ -35,6 +36,7 @@ def additions(experiment: Experiment, facts: ExperimentFacts, compared: list[Met
     return Additions(
         adaptive=adaptive_report(experiment, facts),
         switchback=switchback_report(experiment, facts, compared),
+        position=position_report(experiment, facts.places),
         board=board(experiment, facts.preference.duels) if facts.preference else None,
     )
 

@@ -48,11 +48,12 @@ SAMPLE_RATIO = Formula(page="sample-ratio", title="Sample ratio")
 CHECKS = Formula(page="checks", title="The other checks")
 BREAKDOWNS = Formula(page="breakdowns", title="Breakdowns and heterogeneity")
 COURSE = Formula(page="course", title="The course of an experiment, and novelty")
+POSITION = Formula(page="position", title="Position: cells, arms, trust")
 DUELS = Formula(page="duels", title="Duels: strengths, ranks, and what does not fit one order")
 # In the order in which a report shows them.
 ALL = (
     *NAMED, CAPS, FAMILIES, SEQUENCES, GUARANTEED, GROUP_SEQUENTIAL, E_VALUES, BAYES, GUARDRAILS, SAMPLE_RATIO, CHECKS, BREAKDOWNS, COURSE,
-    DUELS,
+    DUELS, POSITION,
 )  # fmt: skip
 
 
@@ -92,6 +93,8 @@ def _used(report: Report) -> Iterator[Formula]:
         yield COURSE
     if report.board is not None:
         yield DUELS
+    if report.position is not None:
+        yield POSITION
 
 
 def _of_metric(metric: MetricReport) -> Iterator[Formula]:

@@ -1,12 +1,11 @@
 """The position model against statsmodels' clustered Poisson regression, resampled units and known truths."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from position_cases import THETA, Grids, by_arm, counted, drawn
 
 from analytics.facts_of_designs import Crossed
 from analytics.inference.position import (
@@ -24,53 +23,6 @@ from analytics.inference.position import (
     too_little,
 )
 from analytics.inference.trust import alike, trust_fit, trust_test
-
-THETA = np.array([1.0, 0.7, 0.5, 0.9])
-
-
-class Grids(NamedTuple):
-    """Pictures, one a row of each array."""
-
-    unit: np.ndarray
-    arm: np.ndarray
-    cell: np.ndarray
-    got: np.ndarray
-
-
-def drawn(
-    seed: int,
-    units: int,
-    chance: np.ndarray,
-    *,
-    grids: int = 3,
-    spread: float = 0.6,
-    placed: np.ndarray | None = None,
-) -> Grids:
-    """Units with a taste of their own see `grids` grids each; `chance` [arms, cells]; `placed` [arms, cells]: how arms are put."""
-    generator = np.random.default_rng(seed)
-    arms, cells = chance.shape
-    n = units * grids * cells
-    unit, cell = np.repeat(np.arange(units), grids * cells), np.tile(np.arange(cells), units * grids)
-    share = np.full((arms, cells), 1 / arms) if placed is None else placed / placed.sum(axis=0)
-    arm = (generator.random(n)[:, None] > share.cumsum(axis=0).T[cell]).sum(axis=1)
-    taste = np.exp(generator.normal(0, spread, units) - spread**2 / 2)[unit] if spread else 1.0
-    return Grids(unit, arm, cell, generator.random(n) < np.minimum(1.0, chance[arm, cell] * taste))
-
-
-def counted(grids: Grids, rows: np.ndarray, size: int, cells: int) -> Tally:
-    """As the warehouse sums it."""
-    n = size * cells
-    per_unit = np.zeros((grids.unit.max() + 1, 2 * n))
-    entry = 2 * (rows * cells + grids.cell)
-    np.add.at(per_unit, (grids.unit, entry), 1)
-    np.add.at(per_unit, (grids.unit, entry + 1), grids.got)
-    products = per_unit.T @ per_unit
-    pairs = [(i, j, int(products[i, j])) for i in range(2 * n) for j in range(i, 2 * n) if products[i, j]]
-    return tally(Crossed(totals=[int(v) for v in per_unit.sum(axis=0)], products=pairs), size, cells)
-
-
-def by_arm(grids: Grids, arms: int, cells: int = 4) -> Tally:
-    return counted(grids, grids.arm, arms, cells)
 
 
 def test_fit_and_clustered_errors_are_those_of_statsmodels() -> None:
