@@ -33,17 +33,17 @@ def position(places: PlaceFacts | None, arms: Sequence[str]) -> Position | None:
     uneven = [(grid, p_of(balance(tally(grid.by_arm, len(arms), grid.grid)))) for grid in places.grids]
     orders = [(one.grid, p_of(shuffled(np.array(one.counts)))) for one in places.orders]
     problems = [
-        f"the cells of {_named(grid)} are not looked at as before (p = {_written(p)}): {_compared(grid)}; what arms get by cell has changed too"
+        f"the cells of {_named(grid)} are not looked at as before ({_told(p)}): {_compared(grid)}"
         for grid, p in moved
         if p is not None and p * len(moved) < POSITION_ALPHA
     ]
     problems += [
-        f"chance alone does not put arms into the cells of {_named(grid)} (p = {_written(p)}): {_first(grid, arms)}; compare corrected rates only"
+        f"chance alone does not put arms into the cells of {_named(grid)} ({_told(p)}): {_first(grid, arms)}; compare corrected rates"
         for grid, p in uneven
         if p is not None and p * len(uneven) < POSITION_ALPHA
     ]
     problems += [
-        f"chance alone does not order the pictures of grids of {size} (p = {_written(p)}): the gateway's shuffle is broken, or events are missing"
+        f"chance alone does not order the pictures of grids of {size} ({_told(p)}): the gateway's shuffle is broken, or events are lost"
         for size, p in orders
         if p is not None and p * len(orders) < POSITION_ALPHA
     ]
@@ -61,8 +61,8 @@ def _least(found: Sequence[float | None]) -> float | None:
     return min(1.0, min(known) * len(found)) if known else None
 
 
-def _written(p: float) -> str:
-    return f"{p:.1e}" if p > 0 else "0 to 300 digits"
+def _told(p: float) -> str:
+    return f"p = {p:.1e}" if p > 0 else "p < 1e-300"
 
 
 def _named(grid: GridFacts) -> str:

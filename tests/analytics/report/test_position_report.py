@@ -9,6 +9,7 @@ from report_cases import METRICS, NOW, experiment, facts, proportion
 from analytics.checks.position import position
 from analytics.facts_of_designs import PlaceFacts, SeedOrder
 from analytics.report.build import build_report, rebuild
+from analytics.report.check_lines import check_lines
 from analytics.report.page import to_html
 from analytics.report.schema import Report
 from analytics.report.text import to_text
@@ -116,6 +117,4 @@ def test_without_grids_there_is_no_part_of_it() -> None:
 
 
 def _lines(report: Report) -> list[tuple[str, bool, str]]:
-    from analytics.report.check_lines import check_lines
-
     return list(check_lines(report))
