@@ -199,8 +199,8 @@ async def bandit(door: Door, chance: random.Random, quick: bool, restart: Callab
         if chance.random() < min(1.0, rates[arm] * season):
             late.append((number + chance.randrange(1, 40), answer))
         due = [entry for entry in late if entry[0] <= number]
+        late[:] = [entry for entry in late if entry[0] > number]
         for entry in due:
-            late.remove(entry)
             await door.say(entry[1], [{"kind": "like"}])
 
     half = count // 2
@@ -385,6 +385,9 @@ async def tell(name: str, folder: Path, seed: int, quick: bool) -> list[str]:
                 await asyncio.to_thread(gateway.ready)
 
             return await STORIES[name](Door(session), random.Random(seed), quick, restart)
+    except RuntimeError:
+        print((folder / name / "serve.log").read_text()[-3000:], file=sys.stderr)
+        raise
     finally:
         gateway.stop()
 
