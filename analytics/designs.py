@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 Design = Literal["ab", "interleave", "duel", "bandit", "switchback"]
 # Designs that put pictures of several arms before one unit, within one request.
 MIXED = ("interleave", "duel")
+# Nobody can write a third: weights that differ by less are meant to be alike.
+ROUNDED = 0.02
 TWO_WEEKS_MINUTES, FEWEST_BLOCKS = 20_160.0, 100
 Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Minutes = Annotated[float, msgspec.Meta(gt=0, le=10_080)]
@@ -77,7 +79,7 @@ def check_design(experiment: "Experiment") -> None:
     if experiment.design in MIXED:
         if len(active) < 2:
             raise ValueError(f'`arms` has {len(active)} arm with a weight above 0; design = "{experiment.design}" mixes at least 2')
-        if max(active.values()) - min(active.values()) > 1e-9:
+        if max(active.values()) - min(active.values()) > ROUNDED:
             raise ValueError(f'the weights of `arms` differ; arms of design = "{experiment.design}" meet alike: give each the same, or 0')
     if experiment.design in (*MIXED, "switchback") and experiment.equalise:
         raise ValueError(f'`equalise` holds arms that are served side by side; it does not go with design = "{experiment.design}"')
