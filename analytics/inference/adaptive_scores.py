@@ -33,7 +33,7 @@ class ArmEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FixedHorizon(msgspec.Struct, frozen=True, kw_only=True):
-    """Hadad's estimate, for one look planned beforehand."""
+    """Variance-stabilised estimate (Hadad et al.), for one look planned beforehand."""
 
     value: float
     se: float
@@ -71,8 +71,8 @@ def arm_estimate(table: Table, arm: str) -> ArmEstimate | None:
 
 
 def contrast(table: Table, control: str, arm: str, *, hits: bool = False, until: int | None = None) -> LinearContrast | None:
-    """`arm` against `control` over the stretches (the first `until` of them) in which both could be got; None where nothing varies, or a ratio has no
-    denominator.
+    """`arm` against `control` over the stretches (the first `until` of them) in which both could be got; None where nothing varies,
+    or a ratio has no denominator.
 
     `hits`: outcomes are 0 or 1. `units`, on which the sequence goes on, are T s2/(K^2 v): the variances of the T scores added up,
     over that of one score of K arms that share units evenly, times K^2/2 for the 2/K of the units that a comparison of two such
@@ -105,18 +105,28 @@ def contrast(table: Table, control: str, arm: str, *, hits: bool = False, until:
     )
 
 
-def fixed_horizon(table: Table, arm: str, rows: NDArray[np.bool_]) -> FixedHorizon | None:
-    """Scores weighted by h = sqrt(propensity), over the stretches `rows`; of a mean or a proportion. None without a unit there."""
-    k = table.arms.index(arm)
-    if table.d != 1 or not table.n[rows, k].sum():
+def fixed_horizon(table: Table, arm: str, control: str | None = None) -> FixedHorizon | None:
+    """The arm's mean, or its difference to the control, by scores weighted with h = (sum of 1/e)^(-1/2) over the arms that it rests
+    on (for a mean: all that could be got then), so that their variance stays near even. Of a mean or a proportion, over the
+    stretches in which both could be got; None without a unit there.
+
+    All arms share h: with one each (Hadad et al.'s first form) arms would stand for different times, and a season be an effect.
+    """
+    names = (arm,) if control is None else (control, arm)
+    rows, at = used(table, *names), [table.arms.index(name) for name in names]
+    if table.d != 1 or not rows.any() or not table.n[rows][:, at].sum(axis=0).all():
         return None
-    m, units, h = table.predictions[rows, k, 0], table.units[rows], np.sqrt(table.propensity[rows, k])
-    r, q = (part[rows].reshape(-1) for part in table.residuals(k, table.predictions[:, k]))
+    inverse = np.where(table.reachable, 1 / np.maximum(table.propensity, 1e-300), 0.0)[rows]
+    h = (inverse.sum(axis=1) if control is None else inverse[:, at].sum(axis=1)) ** -0.5
+    units, m, r, q = table.units[rows], np.zeros(int(rows.sum())), np.zeros(int(rows.sum())), np.zeros(int(rows.sum()))
+    for sign, k in zip((1.0,) if control is None else (-1.0, 1.0), at, strict=True):
+        first, second = (part[rows].reshape(-1) for part in table.residuals(k, table.predictions[:, k]))
+        m, r, q = m + sign * table.predictions[rows, k, 0], r + sign * first, q + second
     total = float(h @ units)
     value = float(h @ (units * m + r)) / total
     apart = m - value
     spread = float((h * h) @ (units * apart**2 + 2 * apart * r + q))
-    return FixedHorizon(value=value + float(table.centre[0]), se=_root(spread) / total)
+    return FixedHorizon(value=value + (float(table.centre[0]) if control is None else 0.0), se=_root(spread) / total)
 
 
 def _scores(table: Table, rows: NDArray[np.bool_], at: tuple[int, ...], pooled: Array | None) -> tuple[Array, Array, float]:

@@ -97,8 +97,8 @@ def _title(report: AdaptiveReport) -> str:
 
 def _note(report: AdaptiveReport) -> str:
     return (
-        "Estimate: AIPW. Worth: units of equal propensity that would tell as much. Fixed horizon: weighted by the root of the "
-        f"propensity (Hadad et al. 2021), for one look planned beforehand, at {report.ci_level * 100:.3g}%."
+        "Estimate: AIPW. Worth: units of equal propensity that would tell as much. Fixed horizon: times at which an arm was rare "
+        f"count less (Hadad et al. 2021); for one look planned beforehand, at {report.ci_level * 100:.3g}%."
     )
 
 

@@ -77,7 +77,7 @@ def _arm(table: Table, arm: str) -> AdaptiveArm:
     estimate = arm_estimate(table, arm) if len(rows) else None
     if estimate is None or estimate.units < SMALLEST_ARM:
         return AdaptiveArm(arm=arm, units=estimate.units if estimate else 0, stretches=int(rows.sum()))
-    single = fixed_horizon(table, arm, rows)
+    single = fixed_horizon(table, arm)
     return AdaptiveArm(
         arm=arm,
         units=estimate.units,
@@ -92,17 +92,15 @@ def _arm(table: Table, arm: str) -> AdaptiveArm:
 
 
 def _difference(table: Table, arm: str, control: str, alpha: float) -> AdaptiveDifference | None:
-    """Hadad et al.'s difference: of the values, with the variances added up."""
+    """For one look; None with under 30 units in an arm while both could be got."""
     rows = used(table, arm, control)
     at = [table.arms.index(name) for name in (arm, control)]
     if not len(rows) or table.n[rows][:, at].sum(axis=0).min() < SMALLEST_ARM:
         return None
-    own, base = fixed_horizon(table, arm, rows), fixed_horizon(table, control, rows)
-    if own is None or base is None:
+    found = fixed_horizon(table, arm, control)
+    if found is None or not found.se > 0:
         return None
-    value, se = own.value - base.value, math.hypot(own.se, base.se)
-    if not se > 0:
-        return None
+    value, se = found.value, found.se
     half = two_sided_critical(alpha, None) * se
     return AdaptiveDifference(
         arm=arm, vs=control, value=value, se=se, ci=(value - half, value + half), p_value=two_sided_p(value / se, None)
