@@ -58,11 +58,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return [main] if main == BASELINE else [main, BASELINE]
 
     def definition(self) -> Experiment:
-        """The experiment in which the candidate meets the champion."""
+        """The experiment in which the candidate meets the champion: people are split, harm is rolled back, and somebody ships it."""
         share = self.options.weight
         return msgspec.structs.replace(
-            self.template, arms={self.champion: 1 - share, self.name: share}, control=self.champion, design="ab", salt="", autostart=True
-        )
+            self.template, arms={self.champion: 1 - share, self.name: share}, control=self.champion, design="ab", salt="", autostart=True,
+            bandit=None, duel=None, switchback=None, ramp=None, on_win="ask", on_harm=None,
+        )  # fmt: skip
 
 
 def make(options: Options, settings: RoundSettings, warehouse: Warehouse, announcements: Sequence[Mapping[str, Any]]) -> Plan:

@@ -204,7 +204,9 @@ def _redefine(draft: Draft, config: Config, name: str, declared: Experiment, who
     weights = declared.arms
     if declared.design == "bandit":
         weights = joined(life.allocation.weights, life.declared.arms, declared.arms)
-    if declared.arms != life.declared.arms and life.state != "draft" and weights != draft.ledger.lives[name].allocation.weights:
+    # The share of a ramp is its own, whatever `arms` says.
+    moved = declared.ramp is None and life.state != "draft" and declared.arms != life.declared.arms
+    if moved and weights != draft.ledger.lives[name].allocation.weights:
         draft.record(name, declared.route, "weights", who, "changed in the configuration", {"weights": weights})
     try:
         _ = draft.ledger.lives[name].experiment

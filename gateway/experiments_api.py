@@ -15,6 +15,7 @@ from gateway.gallery import Gallery
 from gateway.image_request import check_context, check_unit, choose_route
 from gateway.ledger import AFTER, Life
 from gateway.problems import InvalidRequest, NotFound
+from gateway.ramps import where
 from gateway.running import Gateway
 from gateway.wire import decode, shown
 
@@ -67,13 +68,13 @@ async def experiments(gateway: Gateway) -> Response[bytes]:
     view = gateway.experiments.view
     routes = {name: {"serve": plan.serve, "experiment": plan.life.name if plan.life else None} for name, plan in view.plans.items()}
     lives = gateway.experiments.lives.values()
-    return _json({"experiments": [describe(life, gateway.decisions.last(life.name)) for life in lives], "routes": routes})
+    return _json({"experiments": [_described(gateway, life) for life in lives], "routes": routes})
 
 
 @get("/v1/experiments/{name:str}", guards=[needs("analyst")])
 async def experiment(gateway: Gateway, name: str) -> Response[bytes]:
     """One experiment."""
-    return _json(describe(gateway.experiments.life(name), gateway.decisions.last(name)))
+    return _json(_described(gateway, gateway.experiments.life(name)))
 
 
 @post("/v1/experiments/{name:str}/{action:str}", guards=[needs("admin")], status_code=200)
@@ -85,7 +86,7 @@ async def change(request: AnyRequest, gateway: Gateway, name: str, action: str) 
     wanted = decode(body, Change) if body.strip() else Change()
     life = await gateway.experiments.change(name, action, request.scope["user"].name, wanted.why, wanted.arm)
     gateway.warm()
-    return _json(describe(life, gateway.decisions.last(name)))
+    return _json(_described(gateway, life))
 
 
 @patch("/v1/experiments/{name:str}", guards=[needs("admin")])
@@ -93,7 +94,7 @@ async def reweigh(request: AnyRequest, gateway: Gateway, name: str) -> Response[
     """Change the weights of all arms; only the units that must move do."""
     wanted = decode(await request.body(), Weights)
     life = await gateway.experiments.reweigh(name, wanted.weights, request.scope["user"].name, wanted.why)
-    return _json(describe(life, gateway.decisions.last(name)))
+    return _json(_described(gateway, life))
 
 
 @get("/v1/experiments/{name:str}/report", guards=[needs("analyst")])
@@ -119,15 +120,19 @@ async def report(gateway: Gateway, name: str, as_of: str | None = None, format: 
     return Response((await asyncio.to_thread(to_html, made, pictures)).encode(), media_type="text/html")
 
 
-def describe(life: Life, decided: PastDecision | None) -> dict[str, object]:
-    """An experiment as it is shown, with what a report decided last."""
+def describe(life: Life, decided: PastDecision | None, waits: str = "") -> dict[str, object]:
+    """An experiment as it is shown, with what a report decided last, and what its ramp waits for."""
     decision = {"action": decided.action, "arm": decided.arm, "reason": decided.reason, "at": decided.at} if decided else None
     return {
         "name": life.name, "state": life.state, "route": life.route, "origin": life.origin, "weights": life.allocation.weights,
         "shipped_arm": life.arm or None, "created_at": life.created_at, "started_at": life.started_at or None,
         "changed_at": life.changed_at, "changed_by": life.who, "why": life.why, "definition": life.declared,
-        "decision": decision,
+        "decision": decision, "ramp": where(life, waits),
     }  # fmt: skip
+
+
+def _described(gateway: Gateway, life: Life) -> dict[str, object]:
+    return describe(life, gateway.decisions.last(life.name), gateway.steering.waits.get(life.name, ""))
 
 
 async def _pictures(gallery: Gallery, gateway: Gateway, life: Life, prompts: list[str]) -> Any:

@@ -40,6 +40,14 @@ def next_weights(life: Life, share: float) -> dict[str, float]:
     return _shared(now, control, {arm: weight for arm, weight in now.items() if arm != control}, share)
 
 
+def where(life: Life, waits: str) -> dict[str, object] | None:
+    """The ramp as it is shown: the share of now, the next one, and what the last report found it to wait for. None without a ramp."""
+    if life.declared.ramp is None:
+        return None
+    share = 1 - life.allocation.weights[life.declared.control]
+    return {"share": round(share, 9), "next_share": next_share(life), "waits": waits if life.state == "running" else ""}
+
+
 def why_not_yet(life: Life, report: "Report", now: datetime) -> str:
     """Why the step cannot be left yet, in words; empty when it can."""
     ramp, active = life.declared.ramp, {arm for arm, weight in life.allocation.weights.items() if weight > 0}

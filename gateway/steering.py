@@ -17,6 +17,7 @@ from gateway.ledger import Life
 from gateway.metrics import Labelled, Metrics
 from gateway.policies import due_at, every_minutes, move
 from gateway.problems import Problem
+from gateway.ramps import next_share, why_not_yet
 from gateway.reports import Reports
 from gateway.verdicts import Verdict, acts, carry_out, verdict
 
@@ -32,7 +33,8 @@ JUDGE_SECONDS = 60.0
 
 
 class Steering:
-    """Looks, and carries out. `problems`: by experiment, why its policy does not move it now."""
+    """Looks, and carries out. `problems`: by experiment, why its policy does not move it now; `waits`: what its ramp waits for, as
+    the last report here found it."""
 
     def __init__(
         self, experiments: Experiments, reports: Reports, decisions: Decisions, metrics: Metrics, config: Callable[[], Config]
@@ -42,6 +44,7 @@ class Steering:
         self._again: dict[str, float] = {}
         self._judged: dict[str, float] = {}
         self.problems: dict[str, str] = {}
+        self.waits: dict[str, str] = {}
         decisions.heard = self.hear
         metrics.gauges({"salon_arm_weight": "The arm's weight in a running experiment"}, ("experiment", "arm"), self._weights)
         metrics.gauges({"salon_policy_held": "1 while a policy cannot move its experiment, else 0"}, ("experiment",), self._held)
@@ -53,6 +56,10 @@ class Steering:
     def hear(self, life: Life, report: "Report") -> None:
         """A report was made of the experiment as it was: what it decides by itself is done beside whoever asked. From any thread."""
         found = verdict(life, report, report.as_of)
+        if next_share(life) is not None:
+            self.waits[life.name] = why_not_yet(life, report, report.as_of)
+        else:
+            self.waits.pop(life.name, None)
         if found is not None and self._loop is not None and not self._loop.is_closed():
             asyncio.run_coroutine_threadsafe(self._carry_out(found), self._loop)
 

@@ -1,6 +1,7 @@
 import msgspec
 import pytest
 
+from analytics.designs import Bandit
 from analytics.experiment import Experiment
 from analytics.settings import Document, SettingsError
 from finetune.champion import Change, champion_of, known_variants, last_experiment
@@ -118,6 +119,9 @@ def test_a_plan_from_a_real_warehouse(tmp_path):
     candidate = plan.definition()
     assert candidate.arms == {"warm": 0.8, "hero-r5": 0.2} and candidate.control == "warm"
     assert candidate.planned_units == 77 and candidate.autostart
+    bandit = msgspec.structs.replace(plan.template, design="bandit", bandit=Bandit(), on_win="ship", on_harm="ask")
+    again = msgspec.structs.replace(plan, template=bandit).definition()
+    assert (again.design, again.bandit, again.on_win, again.on_harm) == ("ab", None, "ask", None)
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
 
 

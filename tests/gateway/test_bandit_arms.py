@@ -128,6 +128,14 @@ def test_caps_that_the_weights_of_now_cannot_meet_are_refused_with_nothing_chang
         adopt(draft.ledger, capped)
 
 
+def test_a_file_that_changes_weights_moves_no_ramp():
+    text = FILE.replace('"bandit"', '"ab"\nramp = { shares = [0.05, 0.5] }')
+    running = adopt(Ledger(), load(Document(None, text, {}))).ledger
+    draft = adopt(running, load(Document(None, text.replace("base = 0.5, vivid = 0.5", "base = 0.1, vivid = 0.9"), {})))
+    assert [event.attributes["action"] for event in draft.events] == ["redefine"]
+    assert weights_in(draft.ledger) == {"base": 0.95, "vivid": 0.05}
+
+
 def test_weights_by_hand_must_fit_the_design():
     draft = Draft(adopt(Ledger(), load(Document(None, FILE.replace('"bandit"', '"interleave"'), {}))).ledger)
     with pytest.raises(InvalidRequest, match='arms of design = "interleave" meet alike'):

@@ -193,6 +193,15 @@ autostart = true
 planned_units = 100
 on_harm = "rollback"
 guardrails = { zoom_rate = { margin = 0.1, direction = "down" } }
+[routes.third]
+serve = "base"
+[experiments.climb]
+route = "third"
+arms = { base = 0.5, vivid = 0.5 }
+control = "base"
+primary = "like_rate"
+autostart = true
+ramp = { shares = [0.1, 0.4, 0.8], step_hours = 0 }
 """
 
 
@@ -228,6 +237,13 @@ def test_over_http_a_bandit_moves_to_the_liked_arm_and_remembers_and_a_breached_
         assert client.get("/v1/experiments/breach/report").json()["decision"]["action"] == "rollback"
         life = _until(lambda: state("breach"), lambda life: life["state"] == "stopped", server)
         assert life["changed_by"] == "policy" and life["why"].startswith("Guardrail zoom_rate is worse than its margin for 'vivid'")
+
+        def climb():
+            client.get("/v1/experiments/climb/report")
+            return state("climb")["ramp"]
+
+        assert _until(climb, lambda ramp: ramp["next_share"] is None, server) == {"share": 0.8, "next_share": None, "waits": ""}
+        assert state("climb")["weights"] == pytest.approx({"base": 0.2, "vivid": 0.8}) and state("climb")["changed_by"] == "policy"
         weights = _until(lambda: state("colours")["weights"], lambda weights: weights["vivid"] > 0.8, server)
         assert weights["base"] >= 0.1 and "policy" not in str(client.get("/health/ready").json()["details"])
         shown = client.get("/metrics").text
