@@ -223,16 +223,18 @@ def test_a_duel_says_its_pair_and_a_choice_both_arms(salon):
 
 def test_a_switchback_gives_everybody_the_arm_of_the_block(salon):
     blocks: dict[str, set[tuple[str, float]]] = {}
-    washouts = Counter()
+    washouts, answers = Counter(), []
     for number in range(24):
-        answer = ask(salon, "clock", f"unit-{number}", 1)
-        shown = answer.json()
-        (generation,), (image,) = of(salon, "generation", shown), of(salon, "image", shown)
-        block = generation.attributes["block"]
-        blocks.setdefault(block, set()).add((generation.arm, generation.propensity))
-        assert image.attributes["block"] == block and image.arm == generation.arm == answer.headers["salon-arm"]
-        washouts[generation.attributes.get("washout"), image.attributes.get("washout")] += 1
+        answers.append(ask(salon, "clock", f"unit-{number}", 1))
         time.sleep(0.1)
+    shown = answers[-1].json()
+    (generation,) = of(salon, "generation", shown)
+    generations, images = salon.events("generation"), {event.generation_id: event for event in salon.events("image")}
+    for answer, event in zip(answers, [event for event in generations if event.experiment == "blocks"], strict=True):
+        block, image = event.attributes["block"], images[event.generation_id]
+        blocks.setdefault(block, set()).add((event.arm, event.propensity))
+        assert image.attributes["block"] == block and image.arm == event.arm == answer.headers["salon-arm"]
+        washouts[event.attributes.get("washout"), image.attributes.get("washout")] += 1
     assert len(blocks) >= 2 and all(len(found) == 1 for found in blocks.values())
     assert set().union(*blocks.values()) <= {("base", 0.25), ("vivid", 0.75)}
     assert set(washouts) == {(None, None), ("true", "true")}
