@@ -44,10 +44,12 @@ def decide(
     weight_changes: int = 0,
     warnings: Sequence[str] = (),
     retired: Collection[str] = (),
+    people: int | None = None,
 ) -> Decision:
     """The recommendation. `units` exposed per arm that is judged; `hours` since the start; `weight_changes`: how often the weights moved;
-    `warnings` are risks found elsewhere; `retired`: arms whose weight is 0 now."""
-    risks = [*warnings, *risks_of(experiment, metrics, checks, weight_changes, sum(units.values()))]
+    `warnings` are risks found elsewhere; `retired`: arms whose weight is 0 now; `people`: all units, where one compares several arms."""
+    total = sum(units.values()) if people is None else people
+    risks = [*warnings, *risks_of(experiment, metrics, checks, weight_changes, total)]
     primary = next((m for m in metrics if m.role == "primary"), None)
     if not checks.srm.ok:
         return Decision(action="invalid", arm=None, reason=_mismatch(checks), risks=risks)
@@ -80,7 +82,7 @@ def decide(
         )
     if primary is None or not primary.comparisons:
         return keep(f"The primary metric {experiment.primary!r} has no data yet.")
-    decision = _judge(experiment, primary, metrics, checks, sum(units.values()), risks)
+    decision = _judge(experiment, primary, metrics, checks, total, risks)
     if decision.action == "ship" and hours < HOURS_PER_WEEK:
         week = f"The experiment has run {hours / 24:.1f} days, not a whole week: people of other weekdays may like other things."
         return msgspec.structs.replace(decision, risks=[*decision.risks, week])
@@ -166,6 +168,8 @@ def _sentence(metric: MetricReport, comparison: Comparison) -> str:
     sequence, relative = comparison.always_valid, comparison.relative
     arm, vs = _mean(metric, comparison.arm), _mean(metric, comparison.vs)
     means = f"{number(arm, metric.kind)} against {number(vs, metric.kind)}"
+    if metric.kind == "preference":
+        means = f"net preference; {percent((1 + (comparison.difference.value or 0.0)) / 2)} of the votes between the two"
     if comparison.method.startswith("within "):
         # The lift is put together from its parts and is not that of the two means.
         means = f"{comparison.method.partition(';')[0]}; {means} over all"

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from analytics.moments import Joint
+from analytics.moments import Joint, Moments
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +69,38 @@ class DuelFacts(msgspec.Struct, frozen=True, kw_only=True):
         return sum(meeting.votes for meeting in self.meetings)
 
 
-class PreferenceFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Of an interleaved grid or of duels. `duels`: of a duel only."""
+class PairVotes(msgspec.Struct, frozen=True, kw_only=True):
+    """Votes of people who compared `arm` with `vs`: one per generation, 1 where `arm` won it, 0 lost, 1/2 a tie.
 
+    `won`, `lost`, `tied`: generations. `units_won`: people who lean to `arm`, `units_lost` from it, `units_tied` neither. `score`: the
+    mean of a person's votes, over people. `scores`: the same of the first people, in the order of their first vote; only where
+    `vs` is the control.
+    """
+
+    arm: str
+    vs: str
+    won: int
+    lost: int
+    tied: int
+    units_won: int
+    units_lost: int
+    units_tied: int
+    score: Moments
+    scores: list[float] = msgspec.field(default_factory=list)
+
+
+class MetricVotes(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric: every pair of arms that met, an arm's `score` per person over all that it met, and how many `units` voted."""
+
+    pairs: list[PairVotes]
+    arms: dict[str, Moments]
+    units: int
+
+
+class PreferenceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of interleaved grids or of duels, per metric that pictures can be compared by. `duels`: of a duel only."""
+
+    votes: dict[str, MetricVotes] = msgspec.field(default_factory=dict)
     duels: DuelFacts | None = None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from analytics.checks import Checks
+from analytics.designs import MIXED
 from analytics.experiment import Experiment
 from analytics.report.schema import Comparison, MetricReport
 from analytics.report.words import arms_of, plural
@@ -43,7 +44,12 @@ def risks_of(experiment: Experiment, metrics: Sequence[MetricReport], checks: Ch
         risks.append(f"Sample ratio: chi-square p = {comparison_p(checks.srm.p_value)}, e-value {checks.srm.e_value:.3g}; watch it.")
     for metric in metrics:
         unknown = [c.arm for c in metric.comparisons if metric.role == "guardrail" and c.ok is None]
-        if unknown:
+        if unknown and experiment.design in MIXED:
+            risks.append(
+                f'Guardrail {metric.metric} is not judged: every grid of design = "{experiment.design}" holds several arms, so no arm has '
+                'requests of its own. Judge it in an experiment of design = "ab" before shipping to all.'
+            )
+        elif unknown:
             risks.append(f"Guardrail {metric.metric} is not yet shown to hold for {arms_of(unknown)}.")
     return risks
 

@@ -25,6 +25,7 @@ from analytics.report.formulas import formulas
 from analytics.report.notes import method_notes
 from analytics.report.novelty import novelty
 from analytics.report.path import path
+from analytics.report.preference_evidence import all_voters
 from analytics.report.preference_metrics import preference_metrics
 from analytics.report.schema import AllChecks, ArmReport, Latency, MetricReport, PathPoint, Report, Role, SufficientStatistics
 
@@ -73,14 +74,15 @@ def build_report(
     weights = facts.periods[-1].weights if facts.periods else experiment.arms
     units = judged_units(experiment, facts)
     split = experiment.design == "ab"
-    # A bandit's weights move by design, and are accounted for.
-    changes = 0 if experiment.design == "bandit" else weight_changes(facts.periods)
+    # A bandit's weights move by design, and are accounted for; who compares arms does so within one grid, whatever the weights.
+    changes = 0 if experiment.design in ("bandit", *MIXED) else weight_changes(facts.periods)
     primary, asked = used[experiment.primary], rules(experiment)
     sliced = breakdowns(experiment, primary, facts.breakdowns, facts.periods, asked, compared[0]) if split else []
     added = additions(experiment, facts, compared)
     warnings = [*flagged.warnings, *design_warnings(added), *(warning for breakdown in sliced for warning in breakdown.warnings)]
     retired = [arm for arm, weight in weights.items() if weight == 0]
-    decision = decide(experiment, compared, checks, units, hours, changes, warnings, retired)
+    people = all_voters(experiment, facts) if experiment.design in MIXED else None
+    decision = decide(experiment, compared, checks, units, hours, changes, warnings, retired, people)
     report = Report(
         experiment=name,
         route=experiment.route,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from analytics.designs import MIXED
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
 from analytics.inference.adaptive_table import Table
@@ -15,6 +16,7 @@ from analytics.report.board import BoardReport
 from analytics.report.position import PositionReport
 from analytics.report.position_evidence import position_report
 from analytics.report.preference import PreferenceReport
+from analytics.report.preference_evidence import preference_report, voters
 from analytics.report.schema import MetricArm, MetricReport
 from analytics.report.standings import board
 from analytics.report.switchback import SwitchbackReport
@@ -35,6 +37,7 @@ def additions(experiment: Experiment, facts: ExperimentFacts, compared: list[Met
     """For this experiment."""
     return Additions(
         adaptive=adaptive_report(experiment, facts),
+        preference=preference_report(experiment, facts, compared),
         switchback=switchback_report(experiment, facts, compared),
         position=position_report(experiment, facts.places),
         board=board(experiment, facts.preference.duels) if facts.preference else None,
@@ -46,6 +49,7 @@ def warnings(added: Additions) -> list[str]:
     return [
         *(added.switchback.warnings if added.switchback else []),
         *(added.adaptive.warnings if added.adaptive else []),
+        *(added.preference.warnings if added.preference else []),
         *(added.board.warnings if added.board else []),
     ]
 
@@ -61,11 +65,11 @@ def shown(experiment: Experiment, facts: ExperimentFacts, name: str, metric: Met
 
 def judged_units(experiment: Experiment, facts: ExperimentFacts) -> Mapping[str, int]:
     """How much there is to judge each arm by: units; of a switchback blocks, of grids and duels units that compared the arm.
-    An arm that a bandit has retired, or does not have yet, is not waited for."""
+    An arm of these or of a bandit that is retired, or not there yet, is not waited for."""
     if experiment.design == "switchback":
         return blocks_of_arms(experiment, facts)
-    counted = {arm.arm: arm.units for arm in facts.arms}
-    if experiment.design == "bandit":
+    counted = voters(experiment, facts) if experiment.design in MIXED else {arm.arm: arm.units for arm in facts.arms}
+    if experiment.design in ("bandit", *MIXED):
         now = facts.periods[-1].weights if facts.periods else experiment.arms
         return {arm: counted.get(arm, 0) for arm in experiment.arms if now.get(arm, 0.0) > 0 or arm == experiment.control}
     return {arm: counted.get(arm, 0) for arm in experiment.arms}

@@ -34,6 +34,7 @@ NAMED = (
     Formula(page="strata", title="Post-stratification, and periods of weights", words=("post-stratified", "periods of constant weights")),
     Formula(page="adaptive", title="When weights follow the outcome", words=("aipw",)),
     Formula(page="switchback", title="Switchback: blocks of time", words=("switchback",)),
+    Formula(page="preference", title="Preference within a grid", words=("preference",)),
     Formula(page="lifts", title="Lifts", words=("delta method", "log-delta", "fieller", "koopman", "no lift", "lift unbounded")),
 )
 CAPS = Formula(page="caps", title="Capping")
@@ -105,7 +106,7 @@ def _of_metric(metric: MetricReport) -> Iterator[Formula]:
     for comparison in metric.comparisons:
         yield from of_comparison(comparison)
         parts = (
-            (comparison.always_valid, SEQUENCES),
+            (comparison.always_valid, GUARANTEED if metric.kind == "preference" else SEQUENCES),
             (comparison.guaranteed, GUARANTEED),
             (comparison.group_sequential, GROUP_SEQUENTIAL),
             (comparison.bayes, BAYES),

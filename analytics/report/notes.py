@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 
-from analytics.designs import judged_noun, planned_units
+from analytics.designs import MIXED, judged_noun, planned_units
 from analytics.experiment import Experiment
 from analytics.facts import ExperimentFacts
 from analytics.inference.bayes import PRIOR_SD
 from analytics.report.schema import MetricReport
 from analytics.report.words import plural
 
+PREFERENCE = (
+    "Every grid holds several arms, and people decide between them: differences are net preferences against {control!r}, +1 where the "
+    "arm always wins, 0 where neither does. A person is one observation. Tests and intervals of one look ({level:.0%}) are by the sign "
+    'test; "at any look" is by bets on the people in their order: it stays right however often the report is read, and only that decides.'
+)
 CORRECTIONS = {
     "holm": "p-values and intervals by Holm, those at any look by Bonferroni",
     "benjamini_hochberg": "p-values and intervals by Benjamini-Hochberg (a share of false finds), those at any look by Bonferroni",
@@ -23,14 +28,10 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
     if facts.flagged_counted:
         flagged = plural(facts.flagged_events, "event")
         notes.append(f"Flagged events are counted in this report ({flagged}), as was asked for; by default they are not.")
-    notes += [
-        f"Every arm is compared with {experiment.control!r}. A lift is the difference over the control's value; negative means lower.",
-        f'Intervals and p-values are for one planned look, at {level:.0%}. "At any look" intervals (asymptotic confidence '
-        f"sequences, tightest at {planned_units(experiment):,} {judged_noun(experiment)}s) stay right however often the report is read; "
-        "only they decide.",
-        '"Probability to be better" starts from the belief that lifts are small: a normal prior around 0 with standard '
-        f"deviation {PRIOR_SD:.0%}.",
-    ]
+    if experiment.design in MIXED:
+        notes.append(PREFERENCE.format(control=experiment.control, level=level))
+    else:
+        notes += _of_arms_apart(experiment)
     if experiment.design == "switchback":
         notes.append(
             "A block of time is the observation, for all in it get one arm: sizes, deviations and what is planned count blocks. Arms are "
@@ -73,3 +74,14 @@ def method_notes(experiment: Experiment, metrics: Sequence[MetricReport], facts:
             "trend is not taken for an effect. Quantiles and breakdowns pool the stretches."
         )
     return notes
+
+
+def _of_arms_apart(experiment: Experiment) -> list[str]:
+    return [
+        f"Every arm is compared with {experiment.control!r}. A lift is the difference over the control's value; negative means lower.",
+        f'Intervals and p-values are for one planned look, at {1 - experiment.alpha:.0%}. "At any look" intervals (asymptotic confidence '
+        f"sequences, tightest at {planned_units(experiment):,} {judged_noun(experiment)}s) stay right however often the report is read; "
+        "only they decide.",
+        '"Probability to be better" starts from the belief that lifts are small: a normal prior around 0 with standard '
+        f"deviation {PRIOR_SD:.0%}.",
+    ]

@@ -46,7 +46,7 @@ def number(value: float | None, kind: str) -> str:
         return "–"
     if abs(value) >= 1e15:
         return f"{value:.4g}"
-    return percent(value) if kind == "proportion" else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return percent(value) if kind in ("proportion", "preference") else f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
 def p_value(p: float | None) -> str:

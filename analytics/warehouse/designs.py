@@ -6,13 +6,13 @@ import msgspec
 
 from analytics.designs import MIXED
 from analytics.experiment import Experiment, Metric
-from analytics.facts import ExperimentFacts, WeightPeriod
+from analytics.facts import ExperimentFacts
 from analytics.warehouse.allocation import read_allocation
 from analytics.warehouse.blocks import with_blocks
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.figures import Figures, Stretches
 from analytics.warehouse.places import read_places
-from analytics.warehouse.preferences import read_preferences
+from analytics.warehouse.preferences import with_preferences
 from analytics.warehouse.source import Source
 
 
@@ -29,10 +29,8 @@ def with_design(
     facts = msgspec.structs.replace(facts, places=read_places(warehouse, source, experiment, metrics))
     if experiment.design == "bandit":
         return msgspec.structs.replace(facts, allocation=read_allocation(figures, stretches))
-    periods: list[WeightPeriod]
     if experiment.design in MIXED:
-        preference, periods = read_preferences(warehouse, source, experiment, metrics, stretches)
-        return msgspec.structs.replace(facts, preference=preference, periods=periods)
+        return with_preferences(facts, warehouse, source, experiment, metrics, stretches)
     if experiment.design == "switchback":
         return with_blocks(facts, warehouse, source, experiment, metrics, stretches)
     return facts

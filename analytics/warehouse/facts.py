@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from analytics.designs import MIXED
 from analytics.events import flag_names
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, WithFlagged
@@ -99,7 +100,7 @@ def _compute(warehouse: Warehouse, source: Source, experiment: Experiment, metri
             facts = _gather(figures, source, experiment, metrics, totals, stretches, started_at)
             facts = with_design(facts, warehouse, source, figures, experiment, metrics, stretches)
         facts = msgspec.structs.replace(facts, decisions=read_decisions(warehouse, source.experiment, source.as_of))
-        if totals.flagged and not source.flagged and experiment.design != "switchback":
+        if totals.flagged and not source.flagged and experiment.design not in ("switchback", *MIXED):
             facts = msgspec.structs.replace(facts, with_flagged=_with_flagged(warehouse, source, experiment, metrics, stretches))
     return facts
 
