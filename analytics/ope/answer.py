@@ -40,6 +40,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     weights: Weights
     notes: list[str]
     rows: str = "rows"
+    units: int | None = None
 
 
 def answer(log: Log, policy: Policy, clip: float | None = None) -> Answer:
@@ -65,6 +66,7 @@ def answer(log: Log, policy: Policy, clip: float | None = None) -> Answer:
         ),
         notes=_notes(target, seen, found, clip),
         rows=log.rows,
+        units=log.units or None,
     )
 
 
@@ -85,6 +87,6 @@ def _notes(target: Target, seen: Survey, found: Overlap, clip: float | None) -> 
     if clip is not None:
         kept = seen.total / seen.n
         notes.append(f"Weights above {clip:g} were cut in {seen.clipped:,} {target.log.rows}; the mean weight then is {kept:.3f}.")
-    if not found.missing:
-        notes.append(f"Intervals take {target.log.rows} as independent; those of one person are not, and make them too narrow.")
+    if not found.missing and target.log.rows == "rows" and not target.log.units:
+        notes.append("Intervals take rows as independent. Those of one person are not: say whose they are with --unit.")
     return notes

@@ -13,7 +13,7 @@ from analytics.ope.policy_table import read_policy
 from analytics.ope.text import to_text
 
 FILES = {".csv", ".parquet", ".pq"}
-OF_FILE = ("action", "reward", "propensity", "position", "context", "prediction")
+OF_FILE = ("action", "reward", "propensity", "position", "context", "unit", "prediction")
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     of_file.add_argument("--propensity", metavar="COL", help="the chance that the draw had to show it")
     of_file.add_argument("--position", metavar="COL", help="where it was shown; the policy has probabilities for each")
     of_file.add_argument("--context", metavar="COL", action="append", default=[], help="known before the draw; policies may depend on it")
+    of_file.add_argument("--unit", metavar="COL", help="whose rows they are: errors are then clustered (default: rows are independent)")
     of_file.add_argument(
         "--prediction",
         metavar="COL",
@@ -69,6 +70,7 @@ def _from_file(arguments: argparse.Namespace) -> Answer:
         position=arguments.position,
         contexts=contexts,
         prediction=arguments.prediction,
+        unit=arguments.unit,
     )
     return answer(read_log(Path(arguments.log), columns), policy, arguments.clip)
 

@@ -24,7 +24,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimates(target: Target, seen: Survey, clip: float | None) -> list[Estimate]:
-    """Rows are taken as independent. With w = pi(A|x)/e(A|x), capped at `clip` where given, and n rows:
+    """Rows are independent, or clustered by the log's units. With w = pi(A|x)/e(A|x), capped at `clip` where given, and n rows:
 
     ips: mean of w Y, se sd/sqrt n; snips: sum w Y/sum w, se sqrt(sum w^2 (Y - SNIPS)^2)/sum w (delta method); dr: mean of
     E_pi q + w (Y - q(A)), q cross-fitted; corrected: mean of f + w (Y - f), f the prediction of the target's reward.
@@ -32,22 +32,25 @@ def estimates(target: Target, seen: Survey, clip: float | None) -> list[Estimate
     Raises as the log's chunks do.
     """
     model = fit(target, seen)
-    ips, doubly, corrected = Running(), Running(), Running()
-    residual = 0.0
+    units, near = target.log.units, seen.snips
+    ips, doubly, corrected = Running(units, near), Running(units, near), Running(units, near)
+    residual, by_unit = 0.0, np.zeros(units)
     for chunk in target.log.chunks():
         stratum, weight = target.weighed(chunk)
         if clip is not None:
             weight = np.minimum(weight, clip)
         shown, policy = model.of_rows(chunk, stratum)
         within = weight * weight * chunk.m2
-        ips.add(weight * chunk.mean, within, chunk.rows)
-        doubly.add(policy + weight * (chunk.mean - shown), within, chunk.rows)
+        ips.add(weight * chunk.mean, within, chunk.rows, chunk.unit)
+        doubly.add(policy + weight * (chunk.mean - shown), within, chunk.rows, chunk.unit)
         residual += float((weight * weight) @ (chunk.rows * (chunk.mean - seen.snips) ** 2 + chunk.m2))
+        if chunk.unit is not None:
+            by_unit += np.bincount(chunk.unit, weights=weight * (chunk.mean - seen.snips), minlength=units)
         if chunk.prediction is not None:
-            corrected.add(chunk.prediction + weight * (chunk.mean - chunk.prediction), within, chunk.rows)
+            corrected.add(chunk.prediction + weight * (chunk.mean - chunk.prediction), within, chunk.rows, chunk.unit)
     found = [
         _estimate("ips", ips.mean, ips.se),
-        _estimate("snips", seen.snips, math.sqrt(residual) / seen.total),
+        _estimate("snips", seen.snips, math.sqrt(float(by_unit @ by_unit) if units else residual) / seen.total),
         _estimate("dr", doubly.mean, doubly.se),
     ]
     return [*found, _estimate("corrected", corrected.mean, corrected.se)] if corrected.n else found

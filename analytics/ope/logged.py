@@ -19,6 +19,7 @@ class Chunk(NamedTuple):
     `action` and `keys` [g, columns] point into the log's names. Of the reward: its mean and centred sum of squares over the
     `rows` of a group. `fold`: which rows are predicted by a model that has not seen them. `prediction`: of the target's
     reward, given with the log. Rows that were not `shown` what their action says have no reward, and weigh nothing.
+    `unit`: whose row it is, where rows of one unit are not independent.
     """
 
     action: Codes
@@ -30,6 +31,7 @@ class Chunk(NamedTuple):
     m2: Floats
     shown: NDArray[np.bool_]
     prediction: Floats | None
+    unit: Codes | None = None
 
 
 class Key(NamedTuple):
@@ -43,7 +45,7 @@ class Key(NamedTuple):
 class Log(msgspec.Struct, frozen=True, kw_only=True):
     """`chunks` gives them anew at each call, in the same order; it raises ValueError for values that are none.
 
-    `rows`: what a row is called. `action`: what the column of actions is called.
+    `rows`: what a row is called. `action`: what the column of actions is called. `units`: whose rows they are; 0: not told.
     """
 
     action: str
@@ -51,6 +53,7 @@ class Log(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[Key, ...]
     chunks: Callable[[], Iterator[Chunk]]
     rows: str = "rows"
+    units: int = 0
     notes: tuple[str, ...] = ()
 
     @property

@@ -51,15 +51,15 @@ def survey(target: Target, clip: float | None) -> Survey:
     strata, actions = target.probability.shape
     rows, shown = np.zeros(strata), np.zeros(strata * actions)
     levels = tuple(np.zeros(size) for size in (len(target.log.actions), *(len(key.values) for key in target.log.keys)))
-    weight, logged = Running(), Running()
+    weight, logged = Running(target.log.units, 1.0), Running(target.log.units)
     total = squares = earned = largest = clipped = 0.0
     least = 1.0
     for chunk in target.log.chunks():
         stratum, raw = target.weighed(chunk)
         used = raw if clip is None else np.minimum(raw, clip)
-        weight.add(raw, np.zeros(len(raw)), chunk.rows)
+        weight.add(raw, np.zeros(len(raw)), chunk.rows, chunk.unit)
         counts = np.where(chunk.shown, chunk.rows, 0.0)
-        logged.add(chunk.mean, chunk.m2, counts)
+        logged.add(chunk.mean, chunk.m2, counts, chunk.unit)
         rows += np.bincount(stratum, weights=chunk.rows, minlength=strata)
         shown += np.bincount(stratum * actions + chunk.action, weights=counts, minlength=strata * actions)
         for level, codes in zip(levels, (chunk.action, *chunk.keys.T), strict=True):

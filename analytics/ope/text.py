@@ -13,7 +13,8 @@ NAMES = {
 
 def to_text(answer: Answer, asked: str) -> str:
     """As text of at most 100 columns, ending in a newline. `asked`: which policy on which log."""
-    lines = wrap(f"{asked}: {answer.n:,} {answer.rows}", "")
+    whose = f" of {answer.units:,} units" if answer.units else ""
+    lines = wrap(f"{asked}: {answer.n:,} {answer.rows}{whose}", "")
     rows = [[NAMES[e.estimator], *_numbers(e.value, e.se, e.ci)] for e in answer.estimates]
     logged = answer.logged
     rows.append(["the log's own mean", *_numbers(logged.value, logged.se, logged.ci)])

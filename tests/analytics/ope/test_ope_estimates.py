@@ -179,3 +179,30 @@ def test_predictions_are_corrected_by_what_was_shown(tmp_path: Path, capsys: pyt
     assert abs(corrected["value"] - reward.mean()) < 3 * corrected["se"] < abs(0.6 - 0.5)
     assert corrected["se"] < ips["se"] and found["n"] == n and found["overlap"]["ok"]
     assert any("have no reward" in note for note in found["notes"])
+
+
+def test_errors_are_clustered_by_unit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """IPS and SNIPS as (weighted) regressions on a constant: statsmodels' cluster covariance is the same error."""
+    import statsmodels.api as sm
+
+    log = drawn(1500)
+    unit = np.repeat(np.arange(300), 5)
+    log["click"] = (log["click"] + (unit % 7 == 0) > 0).astype(int)
+    file, wanted = write(tmp_path / "log.csv", log | {"who": unit}), policy(tmp_path / "p.csv", WANTED, ("item", "slot"))
+    found = ope_json(capsys, file, *PLACED, "--unit", "who", "--policy", wanted)
+    apart = ope_json(capsys, file, *PLACED, "--policy", wanted)
+    pi = np.array([WANTED[str(i), str(s)] for i, s in zip(log["item"], log["slot"], strict=True)])
+    w, y = pi / log["chance"], log["click"].astype(float)
+    clustered = {"groups": unit, "use_correction": False}
+    plainly = sm.OLS(w * y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds=clustered)
+    weighted = sm.WLS(y, np.ones(len(y)), weights=w).fit(cov_type="cluster", cov_kwds=clustered)
+    assert by_name(found)["ips"]["se"] == pytest.approx(float(plainly.bse[0]) * math.sqrt(300 / 299), rel=1e-9)
+    assert by_name(found)["snips"]["se"] == pytest.approx(float(weighted.bse[0]), rel=1e-9)
+    assert (
+        by_name(found)["ips"]["value"] == by_name(apart)["ips"]["value"] and by_name(found)["dr"]["se"] > 1.2 * by_name(apart)["dr"]["se"]
+    )
+    assert found["units"] == 300 and apart["units"] is None
+    assert any("--unit" in note for note in apart["notes"]) and not any("--unit" in note for note in found["notes"])
+    alone = ope_json(capsys, write(tmp_path / "own.csv", log | {"who": np.arange(1500)}), *PLACED, "--unit", "who", "--policy", wanted)
+    assert by_name(alone)["ips"]["se"] == pytest.approx(by_name(apart)["ips"]["se"], rel=1e-9)
+    assert by_name(alone)["snips"]["se"] == pytest.approx(by_name(apart)["snips"]["se"], rel=1e-9)
