@@ -36,8 +36,9 @@ class Bandit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Duel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which two arms meet (`design = "duel"`): every pair alike (`uniform`), or those whose order is least known more often
-    (`active`): each pair keeps `floor` times its uniform share, and chances move every `every_minutes`."""
+    """Which two arms meet (`design = "duel"`): every pair alike (`uniform`), or those whose order is least known more often,
+    above all between arms that may be best (`active`): each pair keeps `floor` times its uniform share, and chances move every
+    `every_minutes`."""
 
     pairs: Literal["uniform", "active"] = "uniform"
     floor: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2

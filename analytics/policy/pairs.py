@@ -1,4 +1,4 @@
-"""Which two arms meet next in a duel: those whose order is least known, more often."""
+"""Which two arms meet next in a duel: those whose order is least known, and of which one may be best, more often."""
 
 import math
 from collections.abc import Sequence
