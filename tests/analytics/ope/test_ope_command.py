@@ -41,6 +41,8 @@ def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "--clip is -1; give a weight above 0" in said(log, *ASKED, "--clip", "-1")
     assert "--metric goes with an experiment" in said(log, *ASKED, "--metric", "like_rate")
     assert "has no column 'clicks'; did you mean 'click'?" in said(log, "--action", "item", "--reward", "clicks", "--propensity", "chance")
+    single = write(tmp_path / "single.csv", drawn(50) | {"who": ["ada"] * 50})
+    assert "column 'who' has one unit alone" in said(single, *ASKED, "--unit", "who")
     assert "column 'item' is named for two things" in said(log, *ASKED, "--context", "item")
     assert "--reward names a column of a file, and 'vivid-colours' is none" in said("vivid-colours", "--reward", "click")
     assert ope(capsys, tmp_path / "none.csv", *ASKED, "--policy", asked)[0] == 1
