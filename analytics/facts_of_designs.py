@@ -118,7 +118,7 @@ class BlockFacts(msgspec.Struct, frozen=True, kw_only=True):
     Block `numbers[i]` lies from `origin` + number x `block_minutes` on; all in it got `arms[i]`, drawn with `propensities[i]`, while
     `weights[stretches[i]]` held. `totals[metric]`, and of each block's requests the mean `latency_ms` (None: none was timed).
     `running` of the blocks are not over; `mixed` ones had two arms, for weights changed within, and are in no list; `unplaced`
-    generations tell no block. `latency_p95_ms` is over an arm's requests outside the wash-outs.
+    generations tell no block.
     """
 
     origin: datetime
@@ -133,7 +133,6 @@ class BlockFacts(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     mixed: int = 0
     unplaced: int = 0
-    latency_p95_ms: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class Crossed(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,30 +2,52 @@
 
 from datetime import timedelta
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from analytics.facts import QuantileFacts
 from analytics.facts_of_designs import BlockFacts
+from analytics.inference.contrast import welch_df
+from analytics.inference.quantile import quantile_contrast
 from analytics.inference.switchback import Blocks, Floats, effect, expected_rates
 from analytics.report.found import Found
 from analytics.report.question import Question
 from analytics.report.schema import MetricArm
 
 METHOD = "switchback: {n} blocks, ratio of totals over blocks, less what earlier blocks foretell"
-NO_QUANTILE = "no inference: blocks of a switchback are compared by sums; take a proportion, a mean or a ratio instead of a quantile"
+QUANTILE = "switchback: quantile of events clustered by block (Deng et al. 2018), Welch's t over blocks"
+WEIGHED = "no inference: weights changed between blocks, and a quantile cannot be put together from parts"
 # Times of day that are taken to be alike: an hour, or a block where that is longer.
 SMALLEST_SLOT_MINUTES = 60.0
 
 
 def block_found(question: Question, arm: str, control: str) -> Found:
     """`arm` against `control`, a block being one observation; their units are blocks."""
+    if question.kind == "quantile":
+        return _quantile_found(question, arm, control)
     if question.blocks is None or question.metric not in question.blocks.totals:
-        return Found(None, NO_QUANTILE if question.kind == "quantile" else "no inference: no data")
+        return Found(None, "no inference: no data")
     blocks, _ = pair_of(question.blocks, question.metric, arm, control)
     found = effect(blocks)
     if found is None:
         return Found(None, "no inference: too few blocks, or no variation")
     return Found(found.contrast, METHOD.format(n=found.contrast.units))
+
+
+def _quantile_found(question: Question, arm: str, control: str) -> Found:
+    """As for units, with blocks in their place and their number for the degrees of freedom."""
+    a, b = question.facts.get(control), question.facts.get(arm)
+    if not isinstance(a, QuantileFacts) or not isinstance(b, QuantileFacts):
+        return Found(None, "no inference: no data")
+    if question.blocks is not None and len(set(question.blocks.stretches)) > 1:
+        return Found(None, WEIGHED)
+    contrast = quantile_contrast(a, b)
+    if contrast is None:
+        return Found(None, QUANTILE)
+    freedom = (a.units - 1, b.units - 1)
+    df = welch_df(contrast.control_variance, contrast.difference_variance - contrast.control_variance, freedom)
+    return Found(msgspec.structs.replace(contrast, df=df, freedom=freedom), QUANTILE)
 
 
 def pair_of(facts: BlockFacts, metric: str, arm: str, control: str) -> tuple[Blocks, Floats]:
@@ -60,10 +82,9 @@ def slots(facts: BlockFacts) -> list[int]:
 
 
 def shown_blocks(facts: BlockFacts, metric: str, kind: str, arms: list[str]) -> dict[str, MetricArm]:
-    """Each arm's blocks, its ratio of totals as it was seen, and what that varies by from block to block."""
+    """Each arm's blocks, its ratio of totals as it was seen, and what that varies by from block to block; nothing of a quantile."""
     if kind == "quantile":
-        values = facts.latency_p95_ms if metric == "latency_p95_ms" else {}
-        return {arm: MetricArm(arm=arm, n=0, mean=values.get(arm), sd=None) for arm in arms}
+        return {}
     found = {}
     totals = facts.totals.get(metric)
     for arm in arms:

@@ -1,12 +1,16 @@
 """A metric of a switchback as totals per block, by push-down: no row of a unit comes to Python."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from analytics.experiment import Metric
+from analytics.facts import QuantileFacts
 from analytics.warehouse.client import Warehouse
+from analytics.warehouse.quantiles import read_quantiles
 from analytics.warehouse.source import Parameters, Source
 from analytics.warehouse.unit_numbers import LARGEST, MICROSECONDS_PER_HOUR
 from analytics.warehouse.unit_rules import fits
+from analytics.warehouse.unit_table import Units
 
 
 class Asked(NamedTuple):
@@ -36,8 +40,7 @@ def read_totals(warehouse: Warehouse, source: Source, metric: Metric, asked: Ask
     at = "least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at))"
     inside = f"experiment = {{experiment:String}} AND kind IN {kinds} AND attributes['washout'] != 'true' AND attributes['block'] != ''"
     if metric.window_hours is not None:
-        end = f"{asked.origin} + (ifNull(toInt64OrNull(attributes['block']), 0) + 1) * {asked.length}"
-        inside += f" AND {at} <= {end} + {round(metric.window_hours * MICROSECONDS_PER_HOUR)}"
+        inside += f" AND {at} <= {_deadline(metric.window_hours, asked)}"
     columns = "event_id, experiment, unit, toInt64OrNull(attributes['block']) AS block, kind = 'generation' AS asked, value"
     columns += ", generation_id, image_id, " + ", ".join(f"({sql}) AS {name}" for name, sql in conditions.items())
     y, d = _numbers(metric)
@@ -52,6 +55,38 @@ def read_totals(warehouse: Warehouse, source: Source, metric: Metric, asked: Ask
         shown = f"least(y, {float(cap)!r})" if cap == cap else "y"
     sql = f"SELECT block, sum({shown}), sum(d) FROM {per_unit} GROUP BY block ORDER BY block"
     return {int(block): (float(one), float(other)) for block, one, other in warehouse.query(sql, parameters.values)}
+
+
+def read_block_quantiles(
+    warehouse: Warehouse, source: Source, metric: Metric, asked: Asked, arms: Sequence[str], blocks: Sequence[int]
+) -> dict[str, QuantileFacts]:
+    """A quantile of events' values (of generations: of their latency in ms) per arm, clustered by block: `units` are blocks. Of the
+    given `blocks`, of units that count, outside the wash-outs. A percentile is no cap here."""
+    subquery, values = asked.units
+    parameters = Parameters(**values)
+    at = "least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at))"
+    inside = "experiment = {experiment:String} AND attributes['washout'] != 'true' AND attributes['block'] != ''"
+    inside += f" AND {_condition(metric.event, metric.where, parameters)}"
+    if metric.window_hours is not None:
+        inside += f" AND {at} <= {_deadline(metric.window_hours, asked)}"
+    number = "value"
+    if metric.event == "generation":
+        inside, number = f"{inside} AND status != 'failed'", "queue_ms + service_ms"
+    number = f"ifNull({number}, nan)"
+    if isinstance(metric.cap, int | float):
+        number = f"least({number}, {float(metric.cap)!r})"
+    placed = source.events(inside, f"event_id, experiment, unit, arm, toInt64OrNull(attributes['block']) AS block, {number} AS number")
+    known, numbers = parameters.add("Array(String)", list(arms)), parameters.add("Array(Int64)", list(blocks))
+    table = f"""(SELECT toUInt8(indexOf({known}, toString(arm))) AS arm, groupArray(number) AS q FROM {placed}
+        WHERE isFinite(number) AND block IN {numbers} AND unit IN {subquery} GROUP BY block, arm)"""
+    found = read_quantiles(Units(warehouse, table, len(arms), parameters.values), "q", float(metric.quantile or 0.5), ["arm"])
+    return {arms[arm - 1]: facts for (arm,), facts in sorted(found.items())}
+
+
+def _deadline(window_hours: float, asked: Asked) -> str:
+    """Until when the events of a row's block count."""
+    end = f"{asked.origin} + (ifNull(toInt64OrNull(attributes['block']), 0) + 1) * {asked.length}"
+    return f"{end} + {round(window_hours * MICROSECONDS_PER_HOUR)}"
 
 
 def _numbers(metric: Metric) -> tuple[str, str]:

@@ -9,18 +9,19 @@ import msgspec
 
 from analytics.designs import Switchback
 from analytics.experiment import Experiment, Metric
-from analytics.facts import ArmFacts, ExperimentFacts, Moments, WeightPeriod
+from analytics.facts import ArmFacts, ExperimentFacts, Moments, QuantileFacts, WeightPeriod
 from analytics.facts_of_designs import BlockFacts, BlockTotals
 from analytics.warehouse.block_sql import block_sql
-from analytics.warehouse.block_totals import Asked, read_totals
+from analytics.warehouse.block_totals import Asked, read_block_quantiles, read_totals
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.figures import Stretches
-from analytics.warehouse.rows import from_microseconds
+from analytics.warehouse.rows import from_microseconds, microseconds
 from analytics.warehouse.source import Source
 from analytics.warehouse.unit_events import exposed_units, exposure_span
 from analytics.warehouse.unit_numbers import Streams
 from analytics.warehouse.unit_rules import fixed_columns
 
+LATENCY = Metric(kind="quantile", event="generation", quantile=0.95, direction="down")
 FAILURES = Metric(kind="ratio", event="failure", denominator="generation", direction="down")
 TIMED = "status != 'failed' AND isFinite(ms)"
 
@@ -48,7 +49,7 @@ def with_blocks(
         blocks=blocks,
         periods=periods,
         arms=_arms(warehouse, source, facts.arms),
-        metrics={"failure_rate": _failures(blocks, experiment)} if blocks else {},
+        metrics=_metrics(blocks, warehouse, source, experiment, metrics) if blocks else {},
         latency=_latency(blocks, experiment) if blocks else {},
         multiple_exposure=0,
         excluded={},
@@ -113,7 +114,6 @@ def read_blocks(
         running=sum(start + (block.number + 1) * span > until for block in used),
         mixed=sum(len(block.arms) > 1 and block.inside > 0 for block in found),
         unplaced=unplaced,
-        latency_p95_ms=_latency_p95(warehouse, source),
     )
     return facts, periods
 
@@ -141,6 +141,11 @@ def _read(warehouse: Warehouse, source: Source, length: int) -> tuple[list[_Bloc
         found.append(_Block(int(number), list(arms), chance, int(inside), float(ms)))
         origins.append(int(begun))
     return found, min(origins, default=0), unplaced
+
+
+def _asked(blocks: BlockFacts, warehouse: Warehouse, source: Source, experiment: Experiment) -> Asked:
+    length = round(blocks.block_minutes * 60_000_000)
+    return Asked(microseconds(blocks.origin), length, _kept_units(warehouse, source, experiment))
 
 
 def _kept_units(warehouse: Warehouse, source: Source, experiment: Experiment) -> tuple[str, dict[str, Any]]:
@@ -179,17 +184,20 @@ def _arms(warehouse: Warehouse, source: Source, known: list[ArmFacts]) -> list[A
     return arms
 
 
-def _latency_p95(warehouse: Warehouse, source: Source) -> dict[str, float]:
-    columns = "event_id, experiment, toString(arm) AS arm, toString(status) AS status, ifNull(queue_ms + service_ms, nan) AS ms"
-    events = source.events("experiment = {experiment:String} AND kind = 'generation' AND attributes['washout'] != 'true'", columns)
-    sql = f"SELECT arm, quantileExactInclusive(0.95)(ms) FROM {events} WHERE {TIMED} GROUP BY arm ORDER BY arm"
-    return {arm: float(value) for arm, value in warehouse.query(sql, source.parameters().values)}
-
-
-def _failures(blocks: BlockFacts, experiment: Experiment) -> dict[str, Moments | Any]:
-    totals = blocks.totals["failure_rate"]
+def _metrics(
+    blocks: BlockFacts, warehouse: Warehouse, source: Source, experiment: Experiment, metrics: Mapping[str, Metric]
+) -> dict[str, dict[str, Moments | QuantileFacts]]:
+    """Failures per block, for the check of failures, and quantiles clustered by block."""
+    totals, asked = blocks.totals["failure_rate"], _asked(blocks, warehouse, source, experiment)
     rows = list(zip(blocks.arms, totals.numerators, totals.denominators, strict=False))
-    return {arm: _moments([(y, d) for one, y, d in rows if one == arm]) for arm in experiment.arms}
+    found: dict[str, dict[str, Moments | QuantileFacts]] = {
+        "failure_rate": {arm: _moments([(y, d) for one, y, d in rows if one == arm]) for arm in experiment.arms}
+    }
+    over = blocks.numbers[: len(totals.numerators)]
+    for name, metric in {"latency_p95_ms": LATENCY, **metrics}.items():
+        if metric.kind == "quantile":
+            found[name] = dict(read_block_quantiles(warehouse, source, metric, asked, list(experiment.arms), over))
+    return found
 
 
 def _latency(blocks: BlockFacts, experiment: Experiment) -> dict[str, Moments]:
