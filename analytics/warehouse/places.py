@@ -10,8 +10,8 @@ from analytics.warehouse.rows import from_microseconds
 from analytics.warehouse.source import Source
 from analytics.warehouse.unit_rules import fits
 
-# Beyond so many pictures a hash of the units decides whose are read: their noise is below what any layout does.
-MOST_PICTURES = 2_000_000
+# Beyond so many pictures a hash of the units decides whose are read: a report must not wait for a precision that nobody needs.
+MOST_PICTURES = 500_000
 MOST_GRIDS = 8
 NOT_OF_PICTURES = ("exposure", "generation", "image", "failure", "preference")
 # Keys beside entries: a pair with TOTAL is the entry's sum, TOTAL with itself the number of units.
