@@ -5,8 +5,9 @@ python benchmarks/designs/adaptive.py [--quick] [--seed N] [--runs N]
 Every run: 20 stretches of 300 units (or as it says), three arms, rates that swing by half up and down, hits that come up to two stretches
 late, and 6 units a stretch that were drawn with the weights before. After every stretch the policy moves the weights as the gateway
 does (`next_weights`, units one stretch old), and somebody looks: 19 looks at every interval. A wrong interval leaves out the difference
-that the units so far would have shown on average (Hadad's: with its own weights over time). Each comparison is judged by itself at 95 %; ± is one Monte Carlo standard error. At
-the end the report itself is built. Exits with 1 where ours is wrong more often than 5 %, or covers less than 93 %, by over three errors.
+that the units so far would have shown on average (Hadad's: with its own weights over time). Each comparison is judged by itself at
+95 %; ± is one Monte Carlo standard error. At the end the report itself is built. Exits with 1 where ours is wrong more often than 5 %,
+or covers less than 93 %, by over three errors.
 """
 
 import argparse
