@@ -60,7 +60,9 @@ def paired_preference(units: int, mean: float, m2: float, won: int, lost: int) -
     if units < 1:
         return None
     net = 2 * mean - 1
-    se = 2 * math.sqrt(max(0.0, m2) / (units - 1) / units) if units > 1 else 0.0
+    # Scores are at most 1 apart: a spread this small is rounding.
+    spread = units > 1 and m2 > 1e-18 * units
+    se = 2 * math.sqrt(m2 / (units - 1) / units) if spread else 0.0
     p = sign_test(won, lost) if net * (won - lost) > 0 else 1.0
     if se == 0:
         # All alike, yet perhaps not all for one side: no surer than as many whole votes.
