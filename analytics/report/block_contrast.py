@@ -1,5 +1,6 @@
 """Two arms of a switchback compared by its blocks."""
 
+import math
 from datetime import timedelta
 
 import msgspec
@@ -96,7 +97,8 @@ def shown_blocks(facts: BlockFacts, metric: str, kind: str, arms: list[str]) -> 
         mean = float(w @ y) / size if size > 0 else None
         spread = None
         if mean is not None and n > 1:
-            parts = w * (y - mean * d) / size
-            spread = float(n * np.sqrt(parts @ parts / (n - 1)))
-        found[arm] = MetricArm(arm=arm, n=n, mean=mean, sd=spread)
+            with np.errstate(over="ignore", invalid="ignore"):
+                parts = w * (y - mean * d) / size
+                spread = float(n * np.sqrt(parts @ parts / (n - 1)))
+        found[arm] = MetricArm(arm=arm, n=n, mean=mean, sd=spread if spread is not None and math.isfinite(spread) else None)
     return found

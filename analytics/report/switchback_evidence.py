@@ -25,8 +25,9 @@ def switchback_report(experiment: Experiment, facts: ExperimentFacts, compared: 
     blocks, settings = facts.blocks, experiment.switchback or Switchback()
     if blocks is None:
         return None
-    pairs = [(metric, comparison) for metric in compared if metric.metric in blocks.totals for comparison in metric.comparisons]
-    effects = [found for metric, one in pairs if (found := _effect(blocks, metric.metric, one, settings.lag)) is not None]
+    # What could not be compared, for it is too small or no number, is nothing to test.
+    tested = [(m.metric, c) for m in compared if m.metric in blocks.totals for c in m.comparisons if c.p_value is not None]
+    effects = [found for metric, one in tested if (found := _effect(blocks, metric, one, settings.lag)) is not None]
     return SwitchbackReport(
         block_minutes=settings.block_minutes,
         washout_minutes=settings.washout_minutes,

@@ -141,6 +141,19 @@ def test_without_a_block_nothing_is_told_and_nothing_breaks() -> None:
     assert report.metrics[0].comparisons[0].p_value is None
 
 
+def test_numbers_too_large_to_square_are_told_as_such() -> None:
+    given = drawn({"base": 0.0, "vivid": 0.0}, blocks=80)
+    assert given.blocks is not None
+    totals = given.blocks.totals["like_rate"]
+    huge = msgspec.structs.replace(totals, numerators=[1e200 * y for y in totals.numerators])
+    blocks = msgspec.structs.replace(given.blocks, totals={"like_rate": huge})
+    report = report_of(msgspec.structs.replace(given, blocks=blocks))
+    (comparison,) = report.metrics[0].comparisons
+    assert comparison.p_value is None and "no inference" in comparison.method
+    assert report.switchback is not None and report.switchback.effects == []
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+
+
 def test_what_is_planned_is_at_most_two_weeks() -> None:
     assert planned_units(switchback()) == 336
     assert planned_units(switchback(planned_units=60)) == 60

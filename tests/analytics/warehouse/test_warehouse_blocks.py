@@ -204,6 +204,8 @@ def test_as_it_stood_then(warehouse: Warehouse, read: tuple[list[Event], Experim
 def test_the_statement_for_analysts_says_the_same(warehouse: Warehouse, read: tuple[list[Event], ExperimentFacts]) -> None:
     events, facts = read
     assert facts.sql["wait"] == ""
+    for name, sql in facts.sql.items():
+        assert [row[0] for row in (warehouse.query(sql) if sql else [("a",), ("b",)])] == ["a", "b"], name
     rows = warehouse.query(facts.sql["liked_images"])
     seen: dict[str, list[int]] = {"a": [0, 0], "b": [0, 0]}
     images = {e.image_id: e.arm for e in events if e.kind == "image" and e.attributes["washout"] == "false"}
