@@ -12,10 +12,12 @@ from analytics.warehouse.unit_rules import fits
 
 # Beyond so many pictures a hash of the units decides whose are read: a report must not wait for a precision that nobody needs.
 MOST_PICTURES = 500_000
-MOST_GRIDS = 8
+# The gateway makes at most 10 pictures a request; what claims a thousand cells is no grid.
+MOST_GRIDS, MOST_CELLS = 8, 24
 NOT_OF_PICTURES = ("exposure", "generation", "image", "failure", "preference")
 # Keys beside entries: a pair with TOTAL is the entry's sum, TOTAL with itself the number of units.
 TOTAL = 65_535
+_LAID_OUT = f"grid BETWEEN 2 AND {MOST_CELLS}"
 _Pairs = Mapping[tuple[int, int], int]
 
 
@@ -30,7 +32,7 @@ def read_places(warehouse: Warehouse, source: Source, experiment: Experiment, me
     if metric is None or metric.kind == "quantile" or metric.event in NOT_OF_PICTURES:
         return None
     cut = " AND toUnixTimestamp64Micro(received_at) <= {as_of:Int64}" if source.as_of is not None else ""
-    known = f"FROM events WHERE experiment = {{experiment:String}} AND kind = 'image' AND grid > 1{cut}"
+    known = f"FROM events WHERE experiment = {{experiment:String}} AND kind = 'image' AND {_LAID_OUT}{cut}"
     ((pictures,),) = warehouse.query(f"SELECT count() {known}", source.parameters().values)
     if not pictures:
         return None
@@ -65,7 +67,7 @@ def _shown(source: Source, experiment: Experiment, metric: Metric, one_in: int) 
     arms = parameters.add("Array(String)", list(experiment.arms))
     kind, where = parameters.add("String", metric.event), fits("attributes", metric.where, parameters)
     own = "experiment = {experiment:String} AND image_id IS NOT NULL" + _sampled(one_in)
-    placed = "grid > 1 AND position >= 0 AND position < grid AND status != 'failed' AND attributes['washout'] != 'true'"
+    placed = f"{_LAID_OUT} AND position >= 0 AND position < grid AND status != 'failed' AND attributes['washout'] != 'true'"
     at = "least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at)) AS at"
     columns = "event_id, experiment, unit, arm, assumeNotNull(image_id) AS image, assumeNotNull(grid) AS size"
     columns += f", assumeNotNull(position) AS cell, attributes['layout'] AS layout, {at}"
@@ -111,7 +113,7 @@ def _crossed(pairs: _Pairs, first: int, entries: int) -> Crossed:
 
 def _orders(warehouse: Warehouse, source: Source, one_in: int) -> list[SeedOrder]:
     """Of requests whose generation says in which order its pictures were put into cells."""
-    own = "experiment = {experiment:String} AND kind = 'generation' AND grid > 1 AND attributes['order'] != ''" + _sampled(one_in)
+    own = f"experiment = {{experiment:String}} AND kind = 'generation' AND {_LAID_OUT} AND attributes['order'] != ''{_sampled(one_in)}"
     drawn = "arrayMap(toInt32OrZero, splitByChar(',', attributes['order'])) AS drawn"
     requests = source.events(own, f"event_id, experiment, assumeNotNull(grid) AS size, {drawn}")
     sql = f"""SELECT size, cell - 1, number, count() FROM {requests} ARRAY JOIN drawn AS number, arrayEnumerate(drawn) AS cell

@@ -195,6 +195,17 @@ def test_an_arm_without_events_has_rate_0_and_leaves_the_cells_alone() -> None:
     assert log_interval(0.0, None, 1.96) == (0.0, None)
 
 
+def test_no_picture_counts_for_more_than_twenty_in_the_best_cell() -> None:
+    shown, got = np.full((1, 3), 10_000.0), np.array([[1000.0, 2000, 20]])
+    counts = Tally(shown, got, np.eye(6))
+    fit = position_fit(counts)
+    assert fit.examination == pytest.approx([1, 2, 0.02])
+    rates = inverse_rates(counts, fit)
+    assert rates.value == pytest.approx([(1000 + 2000 / 2 + 20 / 0.1) / 30_000])
+    # The clipped cell's weight is a constant, not an estimate.
+    assert rates.weights[0, 5] == pytest.approx(1 / 0.1 / 30_000)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(0.02, 0.4), min_size=1, max_size=4),

@@ -9,8 +9,10 @@ import pytest
 from analytics.events import Event, new_id
 from analytics.experiment import Experiment, Metric
 from analytics.facts_of_designs import Crossed, PlaceFacts
+from analytics.report.build import build_report, rebuild
 from analytics.warehouse import places
 from analytics.warehouse.client import Warehouse
+from analytics.warehouse.facts import read_facts
 from analytics.warehouse.places import read_places
 from analytics.warehouse.source import Source
 
@@ -111,6 +113,7 @@ def test_what_does_not_count_is_left_out(warehouse: Warehouse) -> None:
         event("image", START, **who, grid=2, position=0, image_id=new_id(), attributes={"washout": "true"}),
         event("image", START, **{**who, "arm": "gone"}, grid=2, position=0, image_id=new_id()),
         event("image", START, **who, grid=2, position=0, image_id=new_id(), flags=1),
+        event("image", START, **who, grid=1000, position=0, image_id=new_id()),
         event("generation", START, **who, grid=2, attributes={"order": "1,1"}),
     ]
     put(warehouse, [good, *bad])
@@ -138,3 +141,18 @@ def test_no_grids_or_no_event_of_pictures_give_nothing(warehouse: Warehouse) -> 
     votes = {"click_rate": Metric(kind="mean", event="preference")}
     assert read_places(warehouse, source("mixed"), EXPERIMENT, votes) is None
     assert read_places(warehouse, source("mixed"), EXPERIMENT, {}) is None
+
+
+def test_a_report_from_the_warehouse_has_them_now_and_as_of_then(warehouse: Warehouse) -> None:
+    made, _ = mixed_grids("reported", random.Random(23))
+    units = {e.unit: e.arm for e in made if e.kind == "image"}
+    exposures = [event("exposure", START, route="hero", experiment="reported", unit=u, arm=a, propensity=0.5) for u, a in units.items()]
+    put(warehouse, [*exposures, *made])
+    split = Experiment(route="hero", arms=ARMS, control="base", primary="click_rate")
+    now = read_facts(warehouse, "reported", split, METRICS)
+    assert now.places == read_places(warehouse, source("reported"), split, METRICS)
+    end = START + timedelta(days=2)
+    assert read_facts(warehouse, "reported", split, METRICS, end).places == now.places
+    report = build_report("reported", split, METRICS, now, end)
+    assert report.position is not None and len(report.position.grids) == 3 and report.checks.position is not None
+    assert rebuild(report) == report
