@@ -81,8 +81,8 @@ def _from_experiment(arguments: argparse.Namespace) -> Answer:
     given = [name for name in OF_FILE if getattr(arguments, name)]
     if given:
         raise ValueError(f"--{given[0]} names a column of a file, and {arguments.log!r} is none; leave it out")
-    policy = read_policy(arguments.policy, ["arm", "action"], None, None)
-    log = read_experiment(arguments.log, arguments.metric, policy.columns, Path(arguments.config) if arguments.config else None)
+    policy = read_policy(arguments.policy, ["arm"], None, None)
+    log = read_experiment(arguments.log, arguments.metric, policy, Path(arguments.config) if arguments.config else None)
     return answer(log, policy, arguments.clip)
 
 

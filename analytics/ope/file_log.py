@@ -11,6 +11,9 @@ from analytics.analyze.table import Codes, Floats, Table, TableError
 from analytics.ope.logged import Chunk, Key, Log, whole_numbers
 from analytics.ope.reward_model import FOLDS
 
+# Chances that were added up may exceed 1 in the last digits.
+ROUNDING = 1e-9
+
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True):
     """What the columns of the log are called."""
@@ -53,7 +56,7 @@ def read_log(path: Path, columns: Columns) -> Log:
                 fix = "give the reward, or leave the row out (with --prediction it may be empty: not shown)"
                 _refuse(table, columns.reward, np.isnan(reward), reward, start, fix)
             fix = "give the chance that the draw had to show this action, above 0 and at most 1"
-            _refuse(table, columns.propensity, shown & ~((propensity > 0) & (propensity <= 1)), propensity, start, fix)
+            _refuse(table, columns.propensity, shown & ~((propensity > 0) & (propensity <= 1 + ROUNDING)), propensity, start, fix)
             yield Chunk(
                 action=action.codes[start:end],
                 keys=codes[start:end],

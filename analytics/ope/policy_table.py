@@ -11,6 +11,7 @@ from analytics.nearest import nearest
 from analytics.ope.logged import whole_numbers
 
 PROBABILITY = "probability"
+ACTION, POSITION = "action", "position"
 # Tables are written with a few digits.
 SLACK = 1e-3
 MOST_CELLS = 50_000_000
@@ -27,33 +28,33 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_policy(path: Path, actions: Sequence[str], position: str | None, contexts: Collection[str] | None) -> Policy:
-    """From a CSV or Parquet file. `actions`: what its column of actions may be called. `contexts`: which columns it may have
-    besides; None: any. Raises TableError naming column and row, OSError."""
+    """From a CSV or Parquet file. `actions`: what its column of actions may be called, besides "action"; so "position" is `position`.
+    `contexts`: which columns it may have besides; None: any. Raises TableError naming column and row, OSError."""
     table = Table(path)
-    action = next((name for name in actions if name in table.columns), None)
+    action = next((name for name in (*actions, ACTION) if name in table.columns), None)
     if action is None or PROBABILITY not in table.columns:
         lacking = actions[0] if action is None else PROBABILITY
         raise TableError(f"{path}: has no column {lacking!r}; {nearest(lacking, table.columns)}; a policy has {actions[0]}, {PROBABILITY}")
-    known = [action, PROBABILITY, *([position] if position else []), *(contexts or ())]
-    columns = [name for name in table.columns if name not in (action, PROBABILITY)]
+    read = [name for name in table.columns if name not in (action, PROBABILITY)]
+    # What a column of the table is in the log.
+    columns = [position if position and name == POSITION and position not in table.columns else name for name in read]
+    known = [*([position] if position else []), *(contexts or ())]
     strange = [name for name in columns if name not in known]
     if strange and contexts is not None:
         raise TableError(
             f"{path}: column {strange[0]!r} is nothing that the log was asked for; name it with --position or --context, or leave it out"
         )
-    table.keep([PROBABILITY], [action, *columns])
-    if not len(set(table.columns)) == len(table.columns):
-        raise TableError(f"{path}: has two columns of one name; rename all but one")
+    table.keep([PROBABILITY], [action, *read])
     notes = []
     if position and position not in columns:
         notes.append(f"The policy has no column {position!r}: it is taken to be the same at every position.")
     given = _probabilities(table)
-    named = {name: whole_numbers(table.labels(name)) for name in (action, *columns)}
-    stratum, strata = _strata([named[name] for name in columns], table.rows)
+    named = {name: whole_numbers(table.labels(name)) for name in (action, *read)}
+    stratum, strata = _strata([named[name] for name in read], table.rows)
     names = named[action].names
     if len(strata) * len(names) > MOST_CELLS:
         raise TableError(f"{path}: {len(strata):,} contexts times {len(names):,} actions are too many; group the contexts")
-    _refuse_twice(table, stratum * len(names) + named[action].codes, action, columns)
+    _refuse_twice(table, stratum * len(names) + named[action].codes, action, read)
     probability = np.zeros((len(strata), len(names)))
     probability[stratum, named[action].codes] = given
     probability, said = _sum_to_one(path, probability, columns, strata, position)

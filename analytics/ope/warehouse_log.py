@@ -11,11 +11,15 @@ from analytics.designs import MIXED
 from analytics.experiment import BUILT_IN_METRICS, Experiment, Metric
 from analytics.nearest import nearest
 from analytics.ope.logged import Chunk, Key, Log
+from analytics.ope.policy_table import Policy
 from analytics.ope.reward_model import FOLDS
 from analytics.report.command import catch_up, find
 from analytics.settings import Document, analytics_settings
 from analytics.warehouse.client import Warehouse
-from analytics.warehouse.figures import NO_VALUE, Figures
+from analytics.warehouse.controls import first_start, read_controls, weight_periods
+from analytics.warehouse.figures import NO_VALUE, Figures, Stretches
+from analytics.warehouse.rows import microseconds
+from analytics.warehouse.scope import Scope
 from analytics.warehouse.snapshot import open_readable
 from analytics.warehouse.source import current_source
 from analytics.warehouse.unit_events import exposure_span, loaded
@@ -29,7 +33,7 @@ WITHOUT_ARMS = {
 }
 
 
-def read_experiment(name: str, metric: str | None, contexts: Sequence[str], config: Path | None) -> Log:
+def read_experiment(name: str, metric: str | None, policy: Policy, config: Path | None) -> Log:
     """What `salon report` reads, of a proportion or a mean per unit (None: the primary). Raises ValueError (unknown experiment or
     metric, a design or metric without one arm and one number per unit), OSError (warehouse out of reach)."""
     settings = analytics_settings(Document.read(config))
@@ -38,7 +42,7 @@ def read_experiment(name: str, metric: str | None, contexts: Sequence[str], conf
         experiment = find(name, settings.experiments, warehouse)
         asked = metric or experiment.primary
         refuse_unfit(name, experiment, asked, settings.metrics)
-        return read_units(warehouse, name, experiment, asked, settings.metrics[asked], contexts)
+        return read_units(warehouse, name, experiment, asked, settings.metrics[asked], policy)
 
 
 def refuse_unfit(name: str, experiment: Experiment, asked: str, metrics: Mapping[str, Metric]) -> None:
@@ -55,9 +59,17 @@ def refuse_unfit(name: str, experiment: Experiment, asked: str, metrics: Mapping
         raise ValueError(f"{asked!r} is {kind}; a policy's value is a mean per unit: take a proportion or a mean with --metric")
 
 
-def read_units(warehouse: Warehouse, name: str, experiment: Experiment, asked: str, metric: Metric, contexts: Sequence[str]) -> Log:
-    """Grouped in the warehouse by arm, propensity, `contexts` (of the first exposure) and fold. Raises ValueError where no unit was
-    exposed, or none had one of the contexts; LookupError (no tables), OSError."""
+def read_units(warehouse: Warehouse, name: str, experiment: Experiment, asked: str, metric: Metric, policy: Policy) -> Log:
+    """Grouped in the warehouse by arm, propensity, the policy's contexts (of the first exposure) and fold.
+
+    Units that came while not every arm that the policy wants could be drawn (one was added, or retired) are left out: they tell
+    nothing of it. Raises ValueError where no unit was exposed, or none had one of the contexts; LookupError (no tables), OSError.
+    """
+    contexts = policy.columns
+    wanted = {arm for arm, most in zip(policy.actions, policy.probability.max(axis=0).tolist(), strict=True) if most > 0}
+    controls = read_controls(warehouse, Scope(name, None))
+    started_at = first_start(controls)
+    drawable = _drawable(weight_periods(controls, experiment, started_at) if started_at else [], wanted & set(experiment.arms))
     # Without a primary metric, what else a report would read of it is not laid out.
     only = msgspec.structs.replace(experiment, primary="", breakdowns=tuple(contexts), strata=None, guardrails={}, secondary=())
     metrics = {asked: msgspec.structs.replace(metric, covariate_days=None, covariates=())}
@@ -75,15 +87,21 @@ def read_units(warehouse: Warehouse, name: str, experiment: Experiment, asked: s
             fold = f"toUInt8(cityHash64(exposed_at) % {FOLDS}) AS fold"
             known = "isFinite(chance) AND chance > 0"
             rows = units.query(f"""SELECT arm, {keys}{known} AS has_chance, if({known}, chance, 1) AS propensity, {fold},
-                count(), avg({y}), varPopStable({y}) FROM {units.table} WHERE arm > 0
-                GROUP BY arm, {keys}has_chance, propensity, fold ORDER BY arm, {keys}propensity, fold""")
+                count(), avg({y}), varPopStable({y}), ({drawable}) AS drawable FROM {units.table} WHERE arm > 0
+                GROUP BY arm, {keys}has_chance, propensity, fold, drawable ORDER BY arm, {keys}propensity, fold""")
     return _log(name, experiment, rows, contexts)
 
 
 def _log(name: str, experiment: Experiment, rows: Sequence[tuple[object, ...]], contexts: Sequence[str]) -> Log:
     width = len(contexts)
-    with_chance = [row for row in rows if row[1 + width]]
     without = sum(int(str(row[4 + width])) for row in rows if not row[1 + width])
+    with_chance = [row for row in rows if row[1 + width]]
+    drawable = [row for row in with_chance if row[7 + width]]
+    notes = [f"{without:,} units without a logged propensity are left out."] if without else []
+    if drawable and len(drawable) < len(with_chance):
+        late = sum(int(str(row[4 + width])) for row in with_chance if not row[7 + width])
+        notes.append(f"{late:,} units that came while not every arm that the policy wants could be drawn are left out.")
+        with_chance = drawable  # if they could never be drawn together, the mean weight tells
     if not with_chance:
         raise ValueError(f"no unit of {name!r} that counts has a logged propensity; there is nothing to estimate from")
     arms = list(experiment.arms)
@@ -95,7 +113,7 @@ def _log(name: str, experiment: Experiment, rows: Sequence[tuple[object, ...]], 
         names = sorted(set(values))
         codes[:, column] = [names.index(value) for value in values]
         keys.append(Key(key, names))
-    numbers = np.array([[float(str(value)) for value in row[2 + width :]] for row in with_chance])
+    numbers = np.array([[float(str(value)) for value in row[2 + width : 7 + width]] for row in with_chance])
     propensity, fold, count, mean, variance = numbers.T
     chunk = Chunk(
         action=np.array([int(str(row[0])) - 1 for row in with_chance], dtype=np.int64),
@@ -108,8 +126,19 @@ def _log(name: str, experiment: Experiment, rows: Sequence[tuple[object, ...]], 
         shown=np.ones(len(with_chance), dtype=bool),
         prediction=None,
     )
-    notes = (f"{without:,} units without a logged propensity are left out.",) if without else ()
-    return Log(action="arm", actions=arms, keys=tuple(keys), chunks=lambda: iter([chunk]), rows="units", notes=notes)
+    return Log(action="arm", actions=arms, keys=tuple(keys), chunks=lambda: iter([chunk]), rows="units", notes=tuple(notes))
+
+
+def _drawable(stretches: Stretches, wanted: set[str]) -> str:
+    """Whether a unit came while every wanted arm had a weight. Exposures before the first stretch belong to it."""
+    starts = [0, *(microseconds(at) for at, _ in stretches[1:])]
+    could = [all(weights.get(arm, 0.0) > 0 for arm in wanted) for _, weights in stretches]
+    # Only where it changes: weights may have moved thousands of times.
+    turns = [i for i, now in enumerate(could) if now != (could[i - 1] if i else True)]
+    ends = [*(starts[i] for i in turns[1:]), None]
+    out = [(starts[i], end) for i, end in zip(turns, ends, strict=False) if not could[i]]
+    parts = [f"(exposed_at >= {since}{'' if until is None else f' AND exposed_at < {until}'})" for since, until in out]
+    return f"NOT ({' OR '.join(parts)})" if parts else "true"
 
 
 def _codes(numbers: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Codes:

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from ope_cases import ope, ope_json, policy
 
 from analytics.event_log import open_log
-from analytics.events import Event, derived_id
+from analytics.events import Event, control_event, derived_id
 
 START = datetime.now(UTC) - timedelta(days=3)
 CONFIG = """
@@ -37,6 +38,12 @@ arms = { base = 0.5, vivid = 0.3, calm = 0.2 }
 control = "base"
 primary = "like_rate"
 secondary = ["spend", "ctr"]
+[experiments.grown]
+route = "hero"
+design = "bandit"
+arms = { base = 0.5, vivid = 0.5, late = 0.0 }
+control = "base"
+primary = "like_rate"
 [experiments.grid]
 route = "hero"
 design = "interleave"
@@ -80,6 +87,25 @@ def made() -> tuple[list[dict[str, Any]], list[Event]]:
     return people, found
 
 
+def grown() -> list[Event]:
+    """400 people over base and vivid, then 400 over three arms; everybody who gets `late` likes it, of the others every fourth."""
+    chance, at, found = random.Random(4), START, []
+    for action, when, weights in (("start", START, EARLIER), ("weights", START + timedelta(minutes=400.5), LATER)):
+        event = control_event("grown", "hero", action, "ada", "", {"weights": weights})
+        found.append(msgspec.structs.replace(event, event_id=derived_id(when, action), occurred_at=when, received_at=when))
+    for number in range(800):
+        weights = EARLIER if number <= 400 else LATER
+        arm = chance.choices(list(weights), list(weights.values()))[0]
+        at = START + timedelta(minutes=number)
+        common: dict[str, Any] = {"route": "hero", "experiment": "grown", "arm": arm, "unit": f"g{number}", "propensity": weights[arm]}
+        for kind in ("exposure", "like") if arm == "late" or number % 4 == 0 else ("exposure",):
+            identity = derived_id(at, f"g{number}", kind)
+            found.append(Event(event_id=identity, kind=kind, occurred_at=at, received_at=at, variant_digest="d", **common))
+    return found
+
+
+EARLIER = {"base": 0.5, "vivid": 0.5, "late": 0.0}
+LATER = {"base": 0.3, "vivid": 0.2, "late": 0.5}
 PEOPLE, EVENTS = made()
 
 
@@ -88,7 +114,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("salon")
     (home / "salon.toml").write_text(CONFIG)
     log = open_log(f"local:{home}/var/events")
-    log.submit(EVENTS).result()
+    log.submit([*EVENTS, *grown()]).result()
     log.close()
     return home / "salon.toml"
 
@@ -124,6 +150,18 @@ def test_another_metric_with_its_cap_by_a_context(config: Path, tmp_path: Path, 
     values = {each["estimator"]: each for each in found["estimates"]}
     assert values["ips"]["value"] == pytest.approx(ips, rel=1e-9) and values["ips"]["se"] == pytest.approx(ips_se, rel=1e-9)
     assert values["snips"]["value"] == pytest.approx(snips, rel=1e-9)
+
+
+def test_an_arm_added_in_the_middle(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who came before it tells nothing of a policy that wants it, and all of one that does not."""
+    wanted = policy(tmp_path / "p.csv", {("late",): 0.9, ("base",): 0.1}, ("arm",))
+    found = ope_json(capsys, "grown", "--policy", wanted, "--config", config)
+    assert found["n"] == 399 and found["overlap"]["ok"] is True
+    assert any("401 units that came while not every arm" in note for note in found["notes"])
+    snips = found["estimates"][1]
+    assert abs(snips["value"] - (0.9 + 0.1 * 0.25)) < 3 * snips["se"]
+    spared = policy(tmp_path / "q.csv", {("vivid",): 0.5, ("base",): 0.5}, ("arm",))
+    assert ope_json(capsys, "grown", "--policy", spared, "--config", config)["n"] == 800
 
 
 def test_a_variant_never_served_and_what_cannot_be_asked(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

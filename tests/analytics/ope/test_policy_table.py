@@ -71,6 +71,12 @@ def test_rounded_tables_are_divided_by_their_sum(log: Path, tmp_path: Path, caps
     assert any("divided by it" in note for note in found["notes"]) and not any("divided" in note for note in exact["notes"])
 
 
+def test_columns_may_have_their_plain_names(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = ope_json(capsys, log, *PLACED, "--policy", policy(tmp_path / "p.csv", WANTED, ("item", "slot")))
+    plainly = ope_json(capsys, log, *PLACED, "--policy", policy(tmp_path / "q.csv", WANTED, ("action", "position")))
+    assert plainly == named
+
+
 def test_one_policy_for_all_positions_and_one_by_context(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With --position and a table without it; by country, against plain numpy."""
     found = ope_json(capsys, log, *PLACED, "--policy", policy(tmp_path / "p.csv", UNIFORM))
