@@ -230,8 +230,8 @@ def test_over_http_a_bandit_moves_to_the_liked_arm_and_remembers_and_a_breached_
     server.start()
     with server.client() as client:
         state = lambda name: client.get(f"/v1/experiments/{name}").json()  # noqa: E731
-        liked = [generation for number, (arm, generation) in enumerate(_shown(client, "hero", 40)) if arm == "vivid" and number % 2]
-        zoomed = [generation for number, (arm, generation) in enumerate(_shown(client, "side", 76)) if arm == "vivid" or number % 9 == 0]
+        liked = [generation for number, (arm, generation) in enumerate(_shown(client, "hero", 30)) if arm == "vivid" and number % 2]
+        zoomed = [generation for number, (arm, generation) in enumerate(_shown(client, "side", 66)) if arm == "vivid" or number % 9 == 0]
         events = [{"generation_id": g, "kind": kind} for kind, found in (("like", liked), ("zoom", zoomed)) for g in found]
         assert client.post("/v1/feedback", json={"events": events}).status_code == 202
         assert client.get("/v1/experiments/breach/report").json()["decision"]["action"] == "rollback"
