@@ -15,7 +15,7 @@ from analytics.report.words import count, percent, plural
 
 # More stretches than people read are put together by days.
 MOST_STRETCHES = 48
-# Below this propensity the interval at any look is wrong too often (docs/statistics/adaptive.md).
+# Below this propensity few units stand for many (docs/statistics/adaptive.md).
 LOWEST_PROPENSITY = 0.05
 
 
@@ -37,7 +37,7 @@ def adaptive_report(experiment: Experiment, facts: ExperimentFacts) -> AdaptiveR
         lowest = min(one.smallest_propensity or 1.0 for one in found if one.arm in thin)
         warnings.append(
             f"{', '.join(map(repr, thin))} was drawn with a propensity of {percent(lowest)}: below {percent(LOWEST_PROPENSITY)} "
-            "intervals are wrong too often; raise the floor."
+            "estimates rest on few units that stand for many; raise the floor."
         )
     if drawn > known and facts.allocation:
         warnings.append(f"{plural(drawn - known, 'unit')} came without a logged propensity and count in no estimate.")
