@@ -48,7 +48,7 @@ def answer(log: Log, policy: Policy, clip: float | None = None) -> Answer:
     target = Target(log, policy)
     seen = survey(target, clip)
     if seen.with_reward < 2:
-        raise ValueError(f"the log has {seen.with_reward} {log.rows} with a reward; it takes at least 2")
+        raise ValueError(f"{seen.with_reward} of the log's {log.rows} have a reward; it takes at least 2")
     found = overlap(target, seen)
     return Answer(
         n=seen.n,
