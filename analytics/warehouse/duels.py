@@ -6,21 +6,20 @@ from analytics.experiment import Experiment
 from analytics.facts_of_designs import DuelFacts, Meeting, SideVotes
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.source import Parameters, Source
-from analytics.warehouse.unit_rules import unit_pattern
-
-TIE = 0.5
+from analytics.warehouse.unit_events import exposure_span
+from analytics.warehouse.votes import TIE, left_out
 
 
 def read_duels(warehouse: Warehouse, source: Source, experiment: Experiment) -> DuelFacts | None:
     """None where nobody voted.
 
     A vote is a `preference` between pictures of two arms in one generation: pictures of two generations were not drawn together. Of a
-    rater's votes on one generation the last counts. Without attribute `rater` the rater is the unit. Raters that the
-    experiment's rule on units leaves out have no votes. Left is position 0.
+    rater's votes on one generation the last counts. Without attribute `rater` the rater is the unit. Raters whom
+    the experiment's rules leave out, or who trained an arm, have no votes. Left is position 0.
     """
     names = sorted(experiment.arms)
     parameters = source.parameters()
-    cells = _cells(source, experiment, names, parameters)
+    cells = _cells(source, experiment, names, exposure_span(warehouse, source), parameters)
     # Counts per rater and cell, as arrays, and every cell of a rater beside every other: no rater leaves the warehouse.
     counted = f"SELECT rater, cell, count() AS n FROM {cells} GROUP BY rater, cell"
     per_rater = f"(SELECT rater, groupArray((cell, n)) AS held FROM ({counted}) GROUP BY rater)"
@@ -77,18 +76,19 @@ def _pair(pair: tuple[int, int], names: list[str]) -> int:
     return pair[0] * len(names) + pair[1]
 
 
-def _cells(source: Source, experiment: Experiment, names: list[str], parameters: Parameters) -> str:
+def _cells(source: Source, experiment: Experiment, names: list[str], span: tuple[int, int], parameters: Parameters) -> str:
     """A subquery of votes: rater, first and second arm by their place in `names`, cell = 3 x the pair's number + outcome, and
     whether the left picture won."""
     arms = parameters.add("Array(String)", names)
     where = (
         "experiment = {experiment:String} AND kind = 'preference' AND attributes['loser_generation_id'] IN ('', toString(generation_id))"
     )
-    columns = f"""event_id, experiment, generation_id, value, position, if(attributes['rater'] = '', unit, attributes['rater']) AS rater,
+    columns = f"""event_id, experiment, generation_id, value, position, if(attributes['rater'] = '', unit, attributes['rater']) AS person,
         least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at)) AS at,
         indexOf({arms}, toString(arm)) AS winner, indexOf({arms}, attributes['loser_arm']) AS loser"""
-    ruled = f" AND NOT {unit_pattern('rater', experiment.exclude.units, parameters)}" if experiment.exclude.units else ""
-    last = f"""(SELECT rater, argMax((winner, loser, ifNull(value, 1) = {TIE}, position = 0), (at, event_id)) AS vote
-        FROM {source.events(where, columns)} WHERE winner > 0 AND loser > 0 AND winner != loser{ruled} GROUP BY rater, generation_id)"""
+    ruled = left_out(source, experiment, span, parameters)
+    last = f"""(SELECT person AS rater, argMax((winner, loser, ifNull(value, 1) = {TIE}, position = 0), (at, event_id)) AS vote
+        FROM {source.events(where, columns)} WHERE winner > 0 AND loser > 0 AND winner != loser AND NOT {ruled}
+        GROUP BY person, generation_id)"""
     return f"""(SELECT rater, least(vote.1, vote.2) - 1 AS first, greatest(vote.1, vote.2) - 1 AS second, vote.4 AS left,
         3 * (first * {len(names)} + second) + multiIf(vote.3, 2, vote.1 < vote.2, 0, 1) AS cell FROM {last})"""

@@ -33,7 +33,7 @@ def read_votes(warehouse: Warehouse, source: Source, experiment: Experiment, met
     compared = _preferences if metric.event == "preference" else _events
     people = f"""(SELECT person, i, j, avg(outcome) AS score, countIf(outcome = 1) AS won, countIf(outcome = 0) AS lost,
         countIf(outcome = {TIE}) AS tied, min(at) AS began
-        FROM {compared(source, experiment, metric, _left_out(source, experiment, span, parameters), parameters)} GROUP BY person, i, j)"""
+        FROM {compared(source, experiment, metric, left_out(source, experiment, span, parameters), parameters)} GROUP BY person, i, j)"""
     pairs = warehouse.query(
         f"""SELECT i, j, sum(won), sum(lost), sum(tied), countIf(score > {TIE}), countIf(score < {TIE}), countIf(score = {TIE}),
             avg(score), varPopStable(score) FROM {people} GROUP BY i, j ORDER BY i, j""",
@@ -82,7 +82,7 @@ def _moments(n: int, mean: float, variance: float) -> Moments:
     return Moments(n=int(n), mean=float(mean), m2=float(variance) * int(n))
 
 
-def _left_out(source: Source, experiment: Experiment, span: tuple[int, int], parameters: Parameters) -> str:
+def left_out(source: Source, experiment: Experiment, span: tuple[int, int], parameters: Parameters) -> str:
     """Whether a person is no unit that counts, as a condition on `person`."""
     columns = {column.name: column.sql for column in fixed_columns(source, experiment, parameters)}
     units = exposed_units(source, Streams(), 0.0, span, parameters)

@@ -174,7 +174,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     chance, began = np.random.default_rng(arguments.seed), time.perf_counter()
-    runs, raters, each, rounds = (20, 60, 4, 4) if arguments.quick else (600, 60, 4, 8)
+    runs, raters, each, rounds = (20, 60, 4, 4) if arguments.quick else (500, 60, 4, 8)
     print(machine("salon", "numpy", "scipy"))
     print(f"seed {arguments.seed}, {'quick' if arguments.quick else 'full'}\n")
     print(f"{len(STRENGTHS)} arms, strengths {', '.join(map(str, STRENGTHS))}; {raters} raters, {each * rounds} votes each")
@@ -189,7 +189,7 @@ def main() -> int:
         for nu in (0.0, 0.6)
         for loyalty, active in ((0.0, False), (0.7, False), (0.7, True))
     ]
-    runs, rounds, raters = (10, 10, 40) if arguments.quick else (200, 30, 40)
+    runs, rounds, raters = (10, 10, 40) if arguments.quick else (150, 30, 40)
     print(f"\nthe best of {len(CONTEST)} arms (strengths {', '.join(map(str, CONTEST))}; nu 0.3, loyalty 0.3) on top of the board")
     found = {name: contest(runs, rounds, raters, name == "active", chance) for name in ("uniform", "active")}
     columns = [number for number in (2, 4, 7, 9, 14) if number < rounds // 2]
