@@ -43,7 +43,7 @@ def sample_ratio(periods: Sequence[WeightPeriod], arms: Sequence[str]) -> Sample
     rows = [([period.weights.get(arm, 0.0) for arm in arms], [period.units.get(arm, 0) for arm in arms]) for period in periods]
     stray, impossible = _stray(rows)
     clean = [(weights, [n if w > 0 else 0 for w, n in zip(weights, counts, strict=True)]) for weights, counts in rows]
-    log_e = math.fsum(log_e_value(weights, counts) for weights, counts in clean)
+    log_e = running_log_e(clean)[-1] if clean else 0.0
     total = sum(sum(counts) for _, counts in clean)
     statistic, df = _chi_square(clean)
     return SampleRatio(
@@ -66,7 +66,7 @@ def shares(weights: Sequence[float]) -> list[float]:
 def log_e_value(weights: Sequence[float], counts: Sequence[int], concentration: float = SRM_CONCENTRATION) -> float:
     """ln of the Dirichlet-multinomial Bayes factor against the stated weights (Lindon & Malek 2022, arXiv 2011.03567, eq. 5).
 
-    Each period starts afresh from its own weights; the product over periods is again an e-process. Arms of weight 0 are left out.
+    Of one period, from its own weights; the product over periods is again an e-process. Arms of weight 0 are left out.
     """
     pairs = [(share, n) for share, n in zip(shares(weights), counts, strict=True) if share > 0]
     if len(pairs) < 2:
@@ -76,8 +76,35 @@ def log_e_value(weights: Sequence[float], counts: Sequence[int], concentration: 
     return marginal(theta, observed, concentration) - float(np.sum(observed * np.log(theta)))
 
 
+def running_log_e(rows: Sequence[tuple[Sequence[float], Sequence[int]]]) -> list[float]:
+    """ln e after each period (weights, units per arm): the mean of two e-processes, which is one again.
+
+    One starts each period afresh: it sees a split that breaks late. The other takes what arms got beyond their weights so far for
+    what they will get, counted as so many units (the paper's form where weights are constant): it sees a lasting slip of a bandit,
+    whose periods are too short to tell anything by themselves. In one period they are the same.
+    """
+    fresh = carried = 0.0
+    found: list[float] = []
+    arms = len(rows[0][0]) if rows else 0
+    first, expected, observed = np.zeros(arms), np.zeros(arms), np.zeros(arms)
+    for weights, counts in rows:
+        fresh += log_e_value(weights, counts)
+        share, units = np.array(shares(weights)), np.array(counts, dtype=float)
+        first = np.where(first > 0, first, share)
+        open_ = share > 0
+        if open_.sum() > 1 and units.any():
+            theta, n = np.maximum(share[open_], 1e-300), units[open_]
+            prior = np.maximum(SRM_CONCENTRATION * first[open_], 1e-300)
+            leaning = theta * (prior + observed[open_]) / (prior + expected[open_])
+            known = SRM_CONCENTRATION + observed.sum()
+            carried += marginal(np.maximum(leaning / leaning.sum(), 1e-300), n, known) - float(n @ np.log(theta))
+            expected, observed = expected + share * units.sum(), observed + units
+        found.append(float(np.logaddexp(fresh, carried)) - math.log(2))
+    return found
+
+
 def marginal(theta: np.ndarray, observed: np.ndarray, concentration: float) -> float:
-    """ln probability of a sequence with `observed` counts under the Dirichlet prior `concentration` x `theta`."""
+    """ln probability of a sequence with `observed` counts under the Dirichlet prior `concentration` x `theta`, one number per arm."""
     prior = concentration * theta
     gained = float(np.sum(gammaln(prior + observed) - gammaln(prior)))
     return gained - float(gammaln(prior.sum() + observed.sum()) - gammaln(prior.sum()))

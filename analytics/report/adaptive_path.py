@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from analytics.checks.sample_ratio import log_e_value, shares
+from analytics.checks.sample_ratio import running_log_e, shares
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts, WeightPeriod
 from analytics.inference.contrast import UNBOUNDED, Interval
@@ -27,13 +27,16 @@ def adaptive_path(experiment: Experiment, metric: Metric, facts: ExperimentFacts
         metric=experiment.primary, role="primary", kind=metric.inferred_as, direction=metric.direction, facts={}, allocation=table
     )
     family = 1 if rules.correction == "none" else len(others)
-    counts, expected, log_e = np.zeros(len(arms)), np.zeros(len(arms)), 0.0
+    counts, expected = np.zeros(len(arms)), np.zeros(len(arms))
     points: list[PathPoint] = []
     periods = [period for period in facts.periods if any(period.units.values())]
+    rows = [
+        (weights, [n if w > 0 else 0 for w, n in zip(weights, units, strict=True)]) for units, weights in (_row(p, arms) for p in periods)
+    ]
+    log_e = running_log_e(rows)
     for i, period in enumerate(periods):
         units, weights = _row(period, arms)
         counts, expected = counts + units, expected + np.array(shares(weights)) * sum(units)
-        log_e += log_e_value(weights, [n if w > 0 else 0 for w, n in zip(weights, units, strict=True)])
         day = period.started_at.date()
         if i + 1 < len(periods) and periods[i + 1].started_at.date() == day:
             continue
@@ -44,7 +47,7 @@ def adaptive_path(experiment: Experiment, metric: Metric, facts: ExperimentFacts
                 day=day,
                 units={arm: int(n) for arm, n in zip(arms, counts, strict=True)},
                 expected={arm: float(n) for arm, n in zip(arms, expected, strict=True)},
-                srm_e_value=math.exp(min(log_e, 690.0)),
+                srm_e_value=math.exp(min(log_e[i], 690.0)),
                 lift={arm: lift for arm, (lift, _) in shown.items()},
                 always_valid_ci={arm: interval for arm, (_, interval) in shown.items()},
             )

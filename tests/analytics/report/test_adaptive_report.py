@@ -1,5 +1,6 @@
 """The report of a bandit: no naive mean in it, sample ratio quiet, arms that come and go, thousands of stretches, bit for bit again."""
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,6 +11,7 @@ import pytest
 from report_cases import METRICS, START, experiment, facts, guardrails, proportion
 
 from analytics.checks import sample_ratio
+from analytics.checks.sample_ratio import log_e_value, running_log_e
 from analytics.designs import Bandit
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts, Moments, WithFlagged
@@ -224,9 +226,24 @@ def test_the_sample_ratio_is_quiet_under_a_bandit_and_loud_under_a_wrong_split()
         return found
 
     alarms = [sample_ratio(periods(0.0), ARMS) for _ in range(20)]
-    assert all(one.ok for one in alarms) and min(one.p_value or 1.0 for one in alarms) > 1e-3
-    # A restart that forgets weights, and draws evenly again where the log says otherwise.
-    assert not sample_ratio(periods(0.5), ARMS).ok
+    assert max(one.e_value for one in alarms) < 100 and min(one.p_value or 1.0 for one in alarms) > 1e-3
+    # A restart that forgets weights, or an arm that is given a tenth more than is logged: no stretch could tell by itself.
+    wrong = periods(0.1)
+    assert not sample_ratio(wrong, ARMS).ok
+    afresh = sum(log_e_value(list(one.weights.values()), list(one.units.values())) for one in wrong)
+    assert math.exp(min(afresh, 690)) < 1000
+
+
+def test_constant_weights_are_one_period_however_they_are_cut() -> None:
+    rng = np.random.default_rng(15)
+    weights = [0.5, 0.3, 0.2]
+    parts = [rng.multinomial(n, [0.56, 0.28, 0.16]) for n in (50, 700, 1, 2000)]
+    afresh = sum(log_e_value(weights, list(part)) for part in parts)
+    whole = log_e_value(weights, list(sum(parts)))
+    found = running_log_e([(weights, list(part)) for part in parts])[-1]
+    assert found == pytest.approx(math.log((math.exp(afresh) + math.exp(whole)) / 2), rel=1e-9)
+    assert running_log_e([(weights, list(sum(parts)))]) == pytest.approx([whole])
+    assert running_log_e([]) == []
 
 
 def test_hundreds_of_stretches_cost_little() -> None:
