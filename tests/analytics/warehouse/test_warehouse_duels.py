@@ -5,8 +5,13 @@ from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
+import msgspec
+
 from analytics.events import Event, derived_id, new_id
-from analytics.experiment import Exclusion, Experiment
+from analytics.experiment import Exclusion, Experiment, Metric
+from analytics.report.build import rebuild, report_now
+from analytics.report.page import to_html
+from analytics.report.text import to_text
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.duels import read_duels
 from analytics.warehouse.source import Source, current_source
@@ -103,3 +108,45 @@ def test_a_vote_for_the_left_picture(warehouse: Warehouse) -> None:
     put(warehouse, "left", [vote("left", 2, "a", "zebra", unit="u", position=0), vote("left", 3, "zebra", "a", unit="u", position=1)])
     found = read_duels(warehouse, current_source(warehouse, "left"), experiment())
     assert found is not None and (found.sides.left, found.sides.decided) == (1, 2)
+
+
+def test_a_report_of_contradictory_duels(warehouse: Warehouse) -> None:
+    """a beats m|x beats zebra beats a, 30 raters each, 4 of whom voted the other way; who trained an arm has no vote."""
+    name = "circle"
+    steps = [("a", "m|x"), ("m|x", "zebra"), ("zebra", "a")]
+    events = []
+    for number in range(91):
+        winner, loser = steps[number % 3] if number >= 12 else steps[number % 3][::-1]
+        unit, at = f"c{number}", START + timedelta(minutes=number)
+        events.append(
+            Event(event_id=derived_id(at, name, unit), kind="exposure", occurred_at=at, received_at=at, experiment=name, unit=unit)
+        )
+        events.append(vote(name, number, winner, loser, unit=unit, variant_digest=f"d{winner}"))
+        generation = events[-1].generation_id
+        shown = {
+            "kind": "image",
+            "occurred_at": at,
+            "received_at": at,
+            "experiment": name,
+            "unit": unit,
+            "generation_id": generation,
+            "grid": 2,
+        }
+        events += [
+            Event(event_id=new_id(), image_id=new_id(), position=place, arm=arm, variant_digest=f"d{arm}", **shown)
+            for place, arm in enumerate((winner, loser))
+        ]
+    trained = Event(event_id=new_id(), kind="trained", occurred_at=START, received_at=START, unit="c90", variant_digest="da")
+    put(warehouse, name, [*events, trained])
+    given = experiment(minimum_units=10)
+    report = report_now(warehouse, name, given, {"preferred": Metric(kind="proportion", event="preference")})
+    assert report.board is not None
+    assert [(e.first, e.second, e.won, e.lost) for e in report.board.encounters] == [
+        ("a", "m|x", 26, 4), ("a", "zebra", 4, 26), ("m|x", "zebra", 26, 4),
+    ]  # fmt: skip
+    assert [circle.arms for circle in report.board.circles] == [["a", "m|x", "zebra"]]
+    assert any("contradict each other" in risk for risk in report.decision.risks)
+    assert {s.arm: s.why for s in report.board.standings}["quiet"] == "no votes"
+    assert "docs/statistics/duels.md" in report.formulas.values()
+    assert msgspec.json.encode(rebuild(report)) == msgspec.json.encode(report)
+    assert "Board: 90 votes of 90 raters; Bradley-Terry" in to_text(report) and "<h2>Board</h2>" in to_html(report)
