@@ -6,8 +6,8 @@ from analytics.warehouse.ddl import text
 
 
 def metric_sql(name: str, experiment: Experiment, metric: Metric, cap: float | None = None) -> str:
-    """Value and spread per arm, from all events that count. `cap`: what a percentile came to. Reports compute the same from
-    daily rollups; the experiment's rules of exclusion are named in a comment and not applied."""
+    """Value and spread per arm (of a bandit sums per arm and propensity), from all events that count. `cap`: what a percentile came
+    to. Reports compute the same from daily rollups; the experiment's rules of exclusion are named in a comment and not applied."""
     kinds = sorted(
         {
             metric.event,
@@ -19,13 +19,21 @@ def metric_sql(name: str, experiment: Experiment, metric: Metric, cap: float | N
     y, d = _numbers(metric)
     if bound is not None and metric.kind != "proportion":
         y = f"least({y}, {bound!r})"
-    lines = ["-- Units in several arms count nowhere." + _rules(experiment)]
+    drawn = experiment.design == "bandit"
+    at = "least(e.occurred_at, e.received_at)"
+    several = (
+        "Units count in the arm of their first draw; means of arms are no estimates here"
+        if drawn
+        else "Units in several arms count nowhere"
+    )
+    arm = f"argMin(e.arm, {at}) AS arm, argMin(e.propensity, {at}) AS propensity" if drawn else "any(e.arm) AS arm"
+    lines = [f"-- {several}." + _rules(experiment)]
     lines += [
         "WITH exposed AS (",
-        "  SELECT e.unit AS unit, any(e.arm) AS arm, min(least(e.occurred_at, e.received_at)) AS exposed_at",
+        f"  SELECT e.unit AS unit, {arm}, min({at}) AS exposed_at",
         "  FROM events AS e FINAL",
         f"  WHERE e.experiment = {text(name)} AND e.kind = 'exposure' AND e.flags = 0 AND e.unit != ''",
-        "  GROUP BY e.unit HAVING uniqExact(e.arm) = 1",
+        "  GROUP BY e.unit" + ("" if drawn else " HAVING uniqExact(e.arm) = 1"),
         "), happened AS (",
         "  SELECT unit, arm, kind, value, attributes, generation_id, image_id, least(occurred_at, received_at) AS at",
         "  FROM events FINAL",
@@ -47,11 +55,17 @@ def metric_sql(name: str, experiment: Experiment, metric: Metric, cap: float | N
         return "\n".join(lines)
     lines += [
         "units AS (",
-        f"  SELECT x.arm AS arm, x.unit AS unit, {y} AS y{f', {d} AS d' if d else ''}",
+        f"  SELECT x.arm AS arm, {'x.propensity AS propensity, ' if drawn else ''}x.unit AS unit, {y} AS y{f', {d} AS d' if d else ''}",
         "  FROM exposed AS x LEFT JOIN happened AS e ON e.unit = x.unit",
-        "  GROUP BY x.arm, x.unit",
+        f"  GROUP BY x.arm, {'x.propensity, ' if drawn else ''}x.unit",
         ")",
     ]
+    if drawn:
+        sums = "sum(y) AS s1, sum(y * y) AS s2" + (", sum(d) AS d1, sum(d * d) AS d2, sum(y * d) AS yd" if d else "")
+        lines.append("-- The report adds these up within every stretch of constant weights (docs/statistics/adaptive.md).")
+        return "\n".join(
+            [*lines, f"SELECT arm, propensity, count() AS units, {sums}", "FROM units GROUP BY arm, propensity ORDER BY arm, propensity"]
+        )
     value = "sum(y) / sum(d) AS ratio" if d else "avg(y) AS mean, stddevSamp(y) AS sd"
     lines += [f"SELECT arm, count() AS units, {value}", "FROM units GROUP BY arm ORDER BY arm"]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from analytics.warehouse.rows import FIRST_DAY, from_microseconds
 from analytics.warehouse.unit_events import DAYS_OF_SLACK
 
 # Counts up whenever the same events and definitions come to other facts.
-FORMAT = 1
+FORMAT = 2
 COLUMNS = ["experiment", "definition", "mark", "until", "at", "facts"]
 _DECODER = msgspec.json.Decoder(ExperimentFacts)
 

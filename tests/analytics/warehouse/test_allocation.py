@@ -161,6 +161,14 @@ def test_draws_are_what_a_count_gives(facts: ExperimentFacts, told: Told, metric
         assert got[key] == pytest.approx(sums, rel=1e-9), key
 
 
+def test_the_sql_that_is_shown_gives_the_same_sums(warehouse: Warehouse, facts: ExperimentFacts, told: Told) -> None:
+    wanted: dict[tuple[str, float], list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for (_, arm, chance), (n, s1, _) in told.sums("likes").items():
+        wanted[arm, chance] = [wanted[arm, chance][0] + n, wanted[arm, chance][1] + s1]
+    rows = warehouse.query(facts.sql["likes"])
+    assert {(arm, chance): [n, s1] for arm, chance, n, s1, _ in rows if chance is not None} == wanted
+
+
 def test_every_unit_counts_where_it_was_drawn_first(facts: ExperimentFacts, told: Told) -> None:
     assert facts.multiple_exposure == 0
     for arm in facts.arms:
