@@ -1,5 +1,6 @@
 """What the warehouse hands to statistics for designs beside "ab": sufficient statistics of bandits, grids, duels, blocks, places."""
 
+import math
 from datetime import datetime
 
 import msgspec
@@ -72,9 +73,7 @@ class DuelFacts(msgspec.Struct, frozen=True, kw_only=True):
 class PairVotes(msgspec.Struct, frozen=True, kw_only=True):
     """Votes of people who compared `arm` with `vs`: one per generation, 1 where `arm` won it, 0 lost, 1/2 a tie.
 
-    `won`, `lost`, `tied`: generations. `units_won`: people who lean to `arm`, `units_lost` from it, `units_tied` neither. `score`: the
-    mean of a person's votes, over people. `scores`: the same of the first people, in the order of their first vote; only where
-    `vs` is the control.
+    `won`, `lost`, `tied`: generations. `scores`: the mean of a person's votes, and how many people have it, ascending.
     """
 
     arm: str
@@ -82,11 +81,26 @@ class PairVotes(msgspec.Struct, frozen=True, kw_only=True):
     won: int
     lost: int
     tied: int
-    units_won: int
-    units_lost: int
-    units_tied: int
-    score: Moments
-    scores: list[float] = msgspec.field(default_factory=list)
+    scores: list[tuple[float, int]]
+
+    @property
+    def people(self) -> int:
+        """Who compared the two."""
+        return sum(count for _, count in self.scores)
+
+    @property
+    def leaning(self) -> tuple[int, int, int]:
+        """People who lean to `arm`, from it, neither."""
+        sides = (lambda x: x > 0.5, lambda x: x < 0.5, lambda x: x == 0.5)
+        to, away, neither = (sum(count for score, count in self.scores if side(score)) for side in sides)
+        return to, away, neither
+
+    @property
+    def score(self) -> Moments:
+        """Over people. 0 people have mean 0."""
+        n = self.people
+        mean = math.fsum(score * count for score, count in self.scores) / n if n else 0.0
+        return Moments(n=n, mean=mean, m2=math.fsum(count * (score - mean) ** 2 for score, count in self.scores))
 
 
 class MetricVotes(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,6 @@ from analytics.inference.roots import falling_root
 
 # No bet risks more than this share of the capital at once.
 LARGEST_STAKE = 0.5
-# A double holds no larger power of e.
-LARGEST_LOG_E = 690.0
 
 
 def interval(values: ArrayLike, low: float, high: float, alpha: float) -> tuple[float, float] | None:
@@ -34,44 +32,6 @@ def interval(values: ArrayLike, low: float, high: float, alpha: float) -> tuple[
     upper = 1 - falling_root(lambda m: most_log_capital(1 - x, bets, m) - threshold, 0.0, 1.0)
     scale = high - low
     return (low + scale * lower, low + scale * upper) if lower <= upper else None
-
-
-def standing_interval(values: ArrayLike, low: float, high: float, alpha: float) -> tuple[float, float] | None:
-    """Every mean of `values` in [`low`, `high`] against which the stakes stand below 1/alpha-fold now: leaves out m exactly when
-    `e_value` at m has reached 1/alpha. It holds at every look with probability >= 1 - alpha, as `interval` does, which is never
-    wider; what it left out may come back.
-
-    None where no mean is left. Raises ValueError for values outside the bounds.
-    """
-    x = on_unit_interval(values, low, high)
-    if not x.size:
-        return (low, high)
-    bets = _bets(x, alpha)
-    threshold = math.log(2 / alpha)
-    lower = falling_root(lambda m: log_capital(x, bets, m) - threshold, 0.0, 1.0)
-    upper = 1 - falling_root(lambda m: log_capital(1 - x, bets, m) - threshold, 0.0, 1.0)
-    scale = high - low
-    return (low + scale * lower, low + scale * upper) if lower <= upper else None
-
-
-def e_value(values: ArrayLike, low: float, high: float, mean: float, alpha: float) -> float:
-    """What half of the capital on either side has grown to by now, betting that the mean of `values` is not `mean`, low < mean < high:
-    max(K+, K-)/2, an e-process. `alpha`: the level of the interval it goes with, which sizes the bets. 1 without values.
-
-    Raises ValueError for values outside the bounds.
-    """
-    x = on_unit_interval(values, low, high)
-    if not x.size:
-        return 1.0
-    bets, m = _bets(x, alpha), (mean - low) / (high - low)
-    most = max(log_capital(x, bets, m), log_capital(1 - x, bets, 1 - m))
-    return math.exp(min(most - math.log(2), LARGEST_LOG_E))
-
-
-def log_capital(x: NDArray[np.float64], bets: NDArray[np.float64], m: float) -> float:
-    """ln K+ now, betting that the mean of `x` in [0, 1] is above `m`; each bet was fixed before its value."""
-    stakes = np.minimum(bets, LARGEST_STAKE / m) if m > 0 else bets
-    return float(np.log1p(stakes * (x - m)).sum())
 
 
 def most_log_capital(x: NDArray[np.float64], bets: NDArray[np.float64], m: float) -> float:

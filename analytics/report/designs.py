@@ -37,7 +37,7 @@ def additions(experiment: Experiment, facts: ExperimentFacts, compared: list[Met
     """For this experiment."""
     return Additions(
         adaptive=adaptive_report(experiment, facts),
-        preference=preference_report(experiment, facts, compared),
+        preference=preference_report(experiment, facts),
         switchback=switchback_report(experiment, facts, compared),
         position=position_report(experiment, facts.places),
         board=board(experiment, facts.preference.duels) if facts.preference else None,

@@ -12,7 +12,7 @@ from analytics.report.words import plural
 PREFERENCE = (
     "Every grid holds several arms, and people decide between them: differences are net preferences against {control!r}, +1 where the "
     "arm always wins, 0 where neither does. A person is one observation. Tests and intervals of one look ({level:.0%}) are by the sign "
-    'test; "at any look" is by bets on the people in their order: it stays right however often the report is read, and only that decides.'
+    'test; "at any look" is by bets on their scores: it stays right however often the report is read, and only that decides.'
 )
 CORRECTIONS = {
     "holm": "p-values and intervals by Holm, those at any look by Bonferroni",

@@ -13,7 +13,7 @@ HEADER = ["metric", "arm", "against", "prefers", "people for", "against it", "to
 class PairPreference(msgspec.Struct, frozen=True, kw_only=True):
     """Two arms on one metric. `score`: the share of votes that `arm` won, ties half, by person; `units_*`: people who lean to it,
     from it, neither; `won`, `lost`, `tied`: votes, one per person and generation. `p_value`: the sign test on people, for one look at
-    this pair alone. `e_value`: of the bets, against the control only."""
+    this pair alone. `e_value`: of the bets, at any look, of this pair alone."""
 
     metric: str
     arm: str
@@ -26,7 +26,7 @@ class PairPreference(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     tied: int
     p_value: float
-    e_value: float | None
+    e_value: float
 
 
 class PreferenceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ def preference_section(report: PreferenceReport | None) -> str:
 
 NOTE = (
     "Prefers: the share of a person's votes that the arm won (ties half), averaged over people. Sign p: exact, on people who lean to "
-    "one side, for one look at one pair. At any look: the e-value of bets on people in their order, against the control."
+    "one side, for one look at one pair. At any look: the e-value of bets on their scores, of one pair alone."
 )
 
 
@@ -77,7 +77,7 @@ def _rows(report: PreferenceReport) -> list[list[str]]:
             f"{one.units_tied:,}",
             f"{one.won + one.lost + one.tied:,}",
             p_value(one.p_value),
-            "" if one.e_value is None else f"{one.e_value:.3g}",
+            f"{one.e_value:.3g}",
         ]
         for one in report.pairs
     ]

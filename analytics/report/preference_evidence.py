@@ -4,47 +4,38 @@ from collections.abc import Mapping, Sequence
 
 from analytics.experiment import Experiment
 from analytics.facts import ExperimentFacts
-from analytics.inference.sign_test import sign_test
+from analytics.facts_of_designs import PairVotes
 from analytics.report.preference import PairPreference, PreferenceReport
-from analytics.report.preference_metrics import preference_of
-from analytics.report.schema import MetricReport
+from analytics.report.preference_metrics import evidence_of, preference_of
 
 FEWEST_DECIDED = 0.10
 
 
-def preference_report(experiment: Experiment, facts: ExperimentFacts, compared: Sequence[MetricReport]) -> PreferenceReport | None:
+def preference_report(experiment: Experiment, facts: ExperimentFacts) -> PreferenceReport | None:
     """None without votes."""
     if facts.preference is None or not facts.preference.votes:
         return None
-    evidence = {
-        (metric.metric, c.arm, c.vs): c.always_valid.e_value
-        for metric in compared
-        if metric.role != "guardrail"
-        for c in metric.comparisons
-        if c.always_valid is not None
-    }
-    pairs = []
-    for name, votes in facts.preference.votes.items():
-        for pair in votes.pairs:
-            found = preference_of(pair)
-            pairs.append(
-                PairPreference(
-                    metric=name,
-                    arm=pair.arm,
-                    vs=pair.vs,
-                    score=pair.score.mean,
-                    units_won=pair.units_won,
-                    units_lost=pair.units_lost,
-                    units_tied=pair.units_tied,
-                    won=pair.won,
-                    lost=pair.lost,
-                    tied=pair.tied,
-                    p_value=found.p_value if found else sign_test(pair.units_won, pair.units_lost),
-                    e_value=evidence.get((name, pair.arm, pair.vs)),
-                )
-            )
+    pairs = [_pair(name, pair) for name, votes in facts.preference.votes.items() for pair in votes.pairs]
     return PreferenceReport(
         units={name: votes.units for name, votes in facts.preference.votes.items()}, pairs=pairs, warnings=_warnings(experiment, pairs)
+    )
+
+
+def _pair(metric: str, pair: PairVotes) -> PairPreference:
+    found, (to, away, neither) = preference_of(pair), pair.leaning
+    return PairPreference(
+        metric=metric,
+        arm=pair.arm,
+        vs=pair.vs,
+        score=pair.score.mean,
+        units_won=to,
+        units_lost=away,
+        units_tied=neither,
+        won=pair.won,
+        lost=pair.lost,
+        tied=pair.tied,
+        p_value=found.p_value if found else 1.0,
+        e_value=evidence_of(pair),
     )
 
 

@@ -7,7 +7,7 @@ import msgspec
 from analytics.experiment import Experiment, Metric
 from analytics.facts import ExperimentFacts
 from analytics.facts_of_designs import MetricVotes, PairVotes
-from analytics.inference import betting
+from analytics.inference import diversified_bets
 from analytics.inference.contrast import UNBOUNDED
 from analytics.inference.multiplicity import Adjusted, correct
 from analytics.inference.paired_preference import PairedPreference, paired_preference
@@ -19,7 +19,6 @@ METHOD = "preference: sign test on {n} people; bets on their scores at any look"
 NOBODY = "no inference: nobody has compared the two"
 NOT_COMPARED = "no inference: pictures that are seen together are compared by what people do to one of them"
 MIXED_GUARDRAIL = "no inference: every grid holds several arms, so no arm has requests of its own"
-NO_MEAN_LEFT = "the preference did not stay what it was"
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -72,7 +71,13 @@ def _ask(votes: MetricVotes | None, arm: str, control: str) -> _Asked:
 
 def preference_of(pair: PairVotes) -> PairedPreference | None:
     """For one look."""
-    return paired_preference(pair.score.n, pair.score.mean, pair.score.m2, pair.units_won, pair.units_lost)
+    score, (to, away, _) = pair.score, pair.leaning
+    return paired_preference(score.n, score.mean, score.m2, to, away)
+
+
+def evidence_of(pair: PairVotes) -> float:
+    """Against the two being preferred alike, at any look: an e-value."""
+    return diversified_bets.e_value([score for score, _ in pair.scores], [count for _, count in pair.scores], 0.5)
 
 
 def _arm(arm: str, votes: MetricVotes | None) -> MetricArm:
@@ -84,13 +89,8 @@ def _comparison(one: _Asked, control: str, level: Adjusted, share: float, alpha:
     found, pair = one.found, one.votes
     if found is None or pair is None:
         return untested(one.arm, control, one.why, 1 - level.alpha)
-    method = METHOD.format(n=found.units)
-    sequence = betting.standing_interval(pair.scores, 0, 1, share)
-    evidence = betting.e_value(pair.scores, 0, 1, 0.5, share)
-    if sequence is None:
-        method = f"{method}; {NO_MEAN_LEFT}"
-    if len(pair.scores) < found.units:
-        method = f"{method}, the first {len(pair.scores):,}"
+    low, high = diversified_bets.interval([score for score, _ in pair.scores], [count for _, count in pair.scores], share)
+    evidence = evidence_of(pair)
     return Comparison(
         arm=one.arm,
         vs=control,
@@ -100,14 +100,14 @@ def _comparison(one: _Asked, control: str, level: Adjusted, share: float, alpha:
         adjusted_p_value=level.p_value,
         always_valid=AlwaysValid(
             relative_ci=UNBOUNDED,
-            difference_ci=(2 * sequence[0] - 1, 2 * sequence[1] - 1) if sequence else UNBOUNDED,
+            difference_ci=(2 * low - 1, 2 * high - 1),
             p_value=min(1.0, alpha / share / evidence) if evidence > 0 else 1.0,
             e_value=evidence,
         ),
         bayes=None,
         df=None,
         variance_reduction=None,
-        method=method,
+        method=METHOD.format(n=found.units),
         ci_level=1 - level.alpha,
         lift_method="none: a preference is relative to nothing",
     )

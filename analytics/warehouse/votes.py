@@ -13,8 +13,6 @@ from analytics.warehouse.unit_numbers import Streams
 from analytics.warehouse.unit_rules import fits, fixed_columns, unit_pattern
 
 TIE = 0.5
-# So many people's scores are kept in their order, for the sequence of bets; what comes later is in every other figure.
-MOST_SCORES = 50_000
 AT = "least(toUnixTimestamp64Micro(occurred_at), toUnixTimestamp64Micro(received_at))"
 IMAGES = "experiment = {experiment:String} AND kind = 'image' AND image_id IS NOT NULL AND generation_id IS NOT NULL AND grid > 1"
 
@@ -32,18 +30,10 @@ def read_votes(warehouse: Warehouse, source: Source, experiment: Experiment, met
     parameters = source.parameters()
     compared = _preferences if metric.event == "preference" else _events
     people = f"""(SELECT person, i, j, avg(outcome) AS score, countIf(outcome = 1) AS won, countIf(outcome = 0) AS lost,
-        countIf(outcome = {TIE}) AS tied, min(at) AS began
+        countIf(outcome = {TIE}) AS tied
         FROM {compared(source, experiment, metric, left_out(source, experiment, span, parameters), parameters)} GROUP BY person, i, j)"""
-    pairs = warehouse.query(
-        f"""SELECT i, j, sum(won), sum(lost), sum(tied), countIf(score > {TIE}), countIf(score < {TIE}), countIf(score = {TIE}),
-            avg(score), varPopStable(score) FROM {people} GROUP BY i, j ORDER BY i, j""",
-        parameters.values,
-    )
-    control = names.index(experiment.control)
-    kept = warehouse.query(
-        f"""SELECT i, j, arrayMap(x -> x.3, arraySort(groupArray((began, person, score)))) FROM (
-            SELECT i, j, began, person, score FROM {people} WHERE i = {control} OR j = {control}
-            ORDER BY began, person LIMIT {MOST_SCORES} BY i, j) GROUP BY i, j""",
+    rows = warehouse.query(
+        f"SELECT i, j, score, count(), sum(won), sum(lost), sum(tied) FROM {people} GROUP BY i, j, score ORDER BY i, j, score",
         parameters.values,
     )
     arms = warehouse.query(
@@ -53,8 +43,11 @@ def read_votes(warehouse: Warehouse, source: Source, experiment: Experiment, met
                 FROM {people}) GROUP BY person, arm) GROUP BY GROUPING SETS ((), (arm)) ORDER BY whole, arm""",
         parameters.values,
     )
-    scores = {(int(i), int(j)): [float(score) for score in found] for i, j, found in kept}
-    found = [_pair(names, control, row, scores.get((int(row[0]), int(row[1])), [])) for row in pairs]
+    control = names.index(experiment.control)
+    by_pair: dict[tuple[int, int], list[Any]] = {}
+    for i, j, *row in rows:
+        by_pair.setdefault((int(i), int(j)), []).append(row)
+    found = [_pair(names, control, i, j, own) for (i, j), own in by_pair.items()]
     return MetricVotes(
         pairs=sorted(found, key=lambda pair: (names.index(pair.vs), names.index(pair.arm))),
         arms={names[arm]: _moments(n, mean, variance) for whole, arm, n, mean, variance in arms if not whole},
@@ -62,20 +55,14 @@ def read_votes(warehouse: Warehouse, source: Source, experiment: Experiment, met
     )
 
 
-def _pair(names: Sequence[str], control: int, row: Sequence[Any], scores: list[float]) -> PairVotes:
+def _pair(names: Sequence[str], control: int, i: int, j: int, rows: Sequence[Any]) -> PairVotes:
     """Against the control, or else against the arm that is declared first."""
-    i, j, won, lost, tied, leant, from_it, neither, mean, variance = row
-    n = leant + from_it + neither
+    scores = [(float(score), int(count)) for score, count, *_ in rows]
+    won, lost, tied = (sum(int(row[place]) for row in rows) for place in (2, 3, 4))
     if j == control:
-        return PairVotes(
-            arm=names[i], vs=names[j], won=int(won), lost=int(lost), tied=int(tied),
-            units_won=int(leant), units_lost=int(from_it), units_tied=int(neither), score=_moments(n, mean, variance), scores=scores,
-        )  # fmt: skip
-    return PairVotes(
-        arm=names[j], vs=names[i], won=int(lost), lost=int(won), tied=int(tied),
-        units_won=int(from_it), units_lost=int(leant), units_tied=int(neither), score=_moments(n, 1 - mean, variance),
-        scores=[1 - score for score in scores],
-    )  # fmt: skip
+        return PairVotes(arm=names[i], vs=names[j], won=won, lost=lost, tied=tied, scores=scores)
+    turned = [(1 - score, count) for score, count in reversed(scores)]
+    return PairVotes(arm=names[j], vs=names[i], won=lost, lost=won, tied=tied, scores=turned)
 
 
 def _moments(n: int, mean: float, variance: float) -> Moments:
@@ -98,7 +85,7 @@ def _window(metric: Metric) -> str:
 
 
 def _preferences(source: Source, experiment: Experiment, metric: Metric, left_out: str, parameters: Parameters) -> str:
-    """A subquery of votes: person, i < j (arms as declared, from 0), outcome (1: i won), at."""
+    """A subquery of votes: person, i < j (arms as declared, from 0), outcome (1: i won)."""
     arms = parameters.add("Array(String)", list(experiment.arms))
     own = "experiment = {experiment:String} AND kind = 'preference' AND generation_id IS NOT NULL"
     own += f" AND attributes['loser_generation_id'] IN ('', toString(generation_id)) AND {fits('attributes', metric.where, parameters)}"
@@ -110,10 +97,10 @@ def _preferences(source: Source, experiment: Experiment, metric: Metric, left_ou
         shown = source.events(IMAGES, f"event_id, experiment, assumeNotNull(generation_id) AS generation, {AT} AS seen_at")
         times = f"(SELECT generation, min(seen_at) AS shown_at FROM {shown} GROUP BY generation)"
         votes = f"(SELECT * FROM {votes} AS v INNER JOIN {times} AS t USING generation WHERE {_window(metric)})"
-    last = f"""(SELECT person, generation, argMax((winner, loser, ifNull(value, 1) = {TIE}), (at, event_id)) AS vote, min(at) AS began
+    last = f"""(SELECT person, generation, argMax((winner, loser, ifNull(value, 1) = {TIE}), (at, event_id)) AS vote
         FROM {votes} WHERE winner > 0 AND loser > 0 AND winner != loser AND NOT {left_out}
         GROUP BY person, generation, least(image, other), greatest(image, other))"""
-    return f"""(SELECT person, least(vote.1, vote.2) - 1 AS i, greatest(vote.1, vote.2) - 1 AS j, min(began) AS at,
+    return f"""(SELECT person, least(vote.1, vote.2) - 1 AS i, greatest(vote.1, vote.2) - 1 AS j,
         (1 + sign(sum(multiIf(vote.3, 0, vote.1 < vote.2, 1, -1)))) / 2 AS outcome FROM {last} GROUP BY person, generation, i, j)"""
 
 
@@ -135,16 +122,16 @@ def _events(source: Source, experiment: Experiment, metric: Metric, left_out: st
     much = {"proportion": f"toFloat64(countIf({counted}) > 0)", "ratio": f"toFloat64(countIf({counted}))"}
     got = much.get(metric.kind, f"sumIf(amount, {counted})")
     pictures = f"""(SELECT any(person) AS person, any(generation) AS generation, any(number) AS number, {got} AS got,
-        countIf({counted}) AS times, minIf(at, {counted}) AS first
+        countIf({counted}) AS times
         FROM {shown} AS s LEFT JOIN {happened} AS e ON e.of_image = s.image GROUP BY s.image)"""
     per, places = ("times" if metric.per == "event" else "1"), f"range(1, {count + 1})"
     each = f"sumForEach(arrayMap(k -> if(k = number, toFloat64({{}}), 0.), {places}))"
     generations = f"""(SELECT any(person) AS person, {each.format("got")} AS sums, {each.format(per)} AS sizes,
-        {each.format("times")} AS counts, minIf(first, times > 0) AS at FROM {pictures} GROUP BY generation HAVING sum(times) > 0)"""
+        {each.format("times")} AS counts FROM {pictures} GROUP BY generation HAVING sum(times) > 0)"""
     numbers = [(i, j) for i in range(count) for j in range(i + 1, count)]
     pairs = f"[{', '.join(f'(toUInt8({i}), toUInt8({j}))' for i, j in numbers)}]"
     left, right = "sums[pair.1 + 1] * sizes[pair.2 + 1]", "sums[pair.2 + 1] * sizes[pair.1 + 1]"
-    return f"""(SELECT person, pair.1 AS i, pair.2 AS j, at, (1 + sign({left} - {right})) / 2 AS outcome
+    return f"""(SELECT person, pair.1 AS i, pair.2 AS j, (1 + sign({left} - {right})) / 2 AS outcome
         FROM (SELECT *, arrayJoin({pairs}) AS pair FROM {generations})
         WHERE sizes[i + 1] > 0 AND sizes[j + 1] > 0 AND counts[i + 1] + counts[j + 1] > 0 AND NOT {left_out})"""
 

@@ -1,4 +1,4 @@
-"""Preferences within a person: the sign test by scipy, the moved t interval, and bets as they stand, by bets written out."""
+"""Preferences within a person: the sign test by scipy, the moved t interval, and bets of several sizes, written out."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, t
 
-from analytics.inference import betting
+from analytics.inference import diversified_bets
 from analytics.inference.paired_preference import paired_preference
 from analytics.inference.sign_test import sign_test
 
@@ -72,38 +72,52 @@ def test_interval_leaves_out_nothing_where_the_test_does_not(scores, alpha):
     assert other.interval(alpha) == pytest.approx((-high, -low), abs=1e-9) and other.p_value == pytest.approx(found.p_value)
 
 
-def test_capital_as_it_stands_is_the_product_of_bets():
-    x, alpha = np.random.default_rng(3).choice([0.0, 0.5, 1.0], 200, p=[0.3, 0.2, 0.5]), 0.02
-    up = down = 1.0
-    total, squares = 0.0, 0.0
-    for count, value in enumerate(x, start=1):
-        bet = min(math.sqrt(2 * math.log(2 / alpha) / (count * math.log(1 + count) * (0.25 + squares) / count)), 1.0)
-        up, down = up * (1 + bet * (value - 0.5)), down * (1 - bet * (value - 0.5))
-        total += value
-        squares += (value - (0.5 + total) / (count + 1)) ** 2
-    assert betting.e_value(x, 0, 1, 0.5, alpha) == pytest.approx(max(up, down) / 2, rel=1e-9)
-    assert betting.e_value([], 0, 1, 0.5, alpha) == 1 and betting.standing_interval([], 0, 1, alpha) == (0, 1)
+def counted(scores):
+    return np.unique(np.asarray(scores, float), return_counts=True)
 
 
-@settings(max_examples=100, deadline=None)
+def test_capital_is_the_average_product_of_bets():
+    """Person by person, each stake by itself."""
+    x = np.random.default_rng(3).choice([0.0, 1 / 3, 0.5, 1.0], 200, p=[0.3, 0.1, 0.2, 0.4])
+    for m in (0.5, 0.3):
+        up, down = [1.0] * 10, [1.0] * 10
+        for value in x:
+            for k in range(10):
+                stake = 0.9 / 2**k
+                up[k] *= 1 + stake * (value - m) / m
+                down[k] *= 1 + stake * (m - value) / (1 - m)
+        assert diversified_bets.e_value(*counted(x), m) == pytest.approx(max(sum(up), sum(down)) / 20, rel=1e-9)
+    assert diversified_bets.e_value([], [], 0.5) == 0.5 and diversified_bets.interval([], [], 0.05) == (0, 1)
+
+
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=150), st.sampled_from([0.05, 0.0125]))
-def test_interval_as_it_stands_leaves_out_the_middle_exactly_when_the_evidence_does(scores, alpha):
-    evidence, found = betting.e_value(scores, 0, 1, 0.5, alpha), betting.standing_interval(scores, 0, 1, alpha)
+def test_interval_leaves_out_what_the_evidence_is_against(scores, alpha):
+    low, high = diversified_bets.interval(*counted(scores), alpha)
+    assert 0 <= low <= np.mean(scores) <= high <= 1
+    evidence = diversified_bets.e_value(*counted(scores), 0.5)
     assume(abs(evidence * alpha - 1) > 1e-9)
-    if found is not None:
-        assert (not found[0] <= 0.5 <= found[1]) == (evidence >= 1 / alpha)
-        for m in found:
-            if 0 < m < 1:
-                assert betting.e_value(scores, 0, 1, m, alpha) == pytest.approx(1 / alpha, rel=1e-6)
-    running = betting.interval(scores, 0, 1, alpha)
-    if running is not None and found is not None:
-        assert found[0] <= running[0] + 1e-12 and running[1] <= found[1] + 1e-12
+    assert (not low <= 0.5 <= high) == (evidence >= 1 / alpha)
+    for m in (low, high):
+        if 0 < m < 1:
+            assert diversified_bets.e_value(*counted(scores), m) == pytest.approx(1 / alpha, rel=1e-6)
+    turned = diversified_bets.interval(*counted([1 - x for x in scores]), alpha)
+    assert turned == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
-def test_like_arms_are_seldom_told_apart_at_any_look():
-    """300 sequences of scores with mean 1/2, looked at after every 10 people."""
+@pytest.mark.parametrize("draw", [(0.35, 0.3, 0.35), (0.02, 0.96, 0.02), (0.5, 0.0, 0.5)])
+def test_like_arms_are_seldom_told_apart_at_any_look(draw):
+    """300 sequences of scores with mean 1/2, looked at after every 10 people: 5 % are 15, 24 is over two standard errors above."""
     rng, wrong = np.random.default_rng(11), 0
     for _ in range(300):
-        x = rng.choice([0.0, 0.5, 1.0], 200, p=[0.35, 0.3, 0.35])
-        wrong += any(betting.e_value(x[:n], 0, 1, 0.5, 0.05) >= 20 for n in range(10, 201, 10))
-    assert wrong <= 24, "above 5 % by over two standard errors"
+        x = rng.choice(3, 300, p=draw)
+        wrong += any(diversified_bets.e_value([0, 0.5, 1], np.bincount(x[:n], minlength=3), 0.5) >= 20 for n in range(10, 301, 10))
+    assert wrong <= 24
+
+
+def test_what_bets_refuse():
+    with pytest.raises(ValueError, match=r"values\[1\] = 1.5"):
+        diversified_bets.interval([0.2, 1.5], [1, 1], 0.05)
+    with pytest.raises(ValueError, match="mean = 1"):
+        diversified_bets.e_value([0.2], [1], 1.0)
+    assert diversified_bets.e_value([1.0], [10**6], 0.5) > 1e299
