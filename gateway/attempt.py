@@ -3,38 +3,39 @@
 import asyncio
 from collections.abc import Sequence
 
-from gateway.engines import Engines
+from gateway.engines import Engines, Watch
+from gateway.image_request import ImageRequest
 from gateway.partial import Progress
 from gateway.problems import ClientGone, Overloaded, retry_after
 from serving.errors import Busy
-from serving.job import Job, Picture, Preview
+from serving.job import Job, Picture
 from serving.variant import Variant
 
 
 async def attempt(
     variant: Variant,
-    jobs: Sequence[Job],
+    request: ImageRequest,
+    seeds: Sequence[int],
     places: Sequence[int],
     engines: Engines,
     gone: asyncio.Event,
     timeout_seconds: float,
     progress: Progress | None,
 ) -> tuple[str, list[Picture]]:
-    """The digest of what drew, and the pictures in the order of `jobs`, which stand at `places` of the grid.
+    """The digest of what drew, and a picture for each of `seeds`, which stand at `places` of the grid.
 
     Raises Overloaded with nothing begun; ClientGone; TimeoutError; what the engine raises.
     """
-
-    def watch(index: int, preview: Preview) -> None:
-        if progress is not None:
-            progress.watch(places[index], preview)
-
+    previews = progress.partial_images if progress else 0
+    watch = _placed(progress, places) if progress and previews else None
     async with asyncio.timeout(timeout_seconds):
         loaded = await engines.load(variant)
+        jobs = [
+            Job(variant=variant, prompt=request.prompt, negative_prompt=request.negative_prompt or "", seed=seed, previews=previews)
+            for seed in seeds
+        ]
         try:
-            drawing = asyncio.create_task(
-                engines.draw(variant, jobs, deadline_seconds=timeout_seconds, watch=watch if progress and progress.partial_images else None)
-            )
+            drawing = asyncio.create_task(engines.draw(variant, jobs, deadline_seconds=timeout_seconds, watch=watch))
             if progress:
                 # Behind the task's first step, which queues the jobs.
                 asyncio.get_running_loop().call_soon(_predict, progress, engines)
@@ -45,6 +46,11 @@ async def attempt(
                 headers=retry_after(busy.retry_after_seconds),
             ) from None
     return loaded.digest, pictures
+
+
+def _placed(progress: Progress, places: Sequence[int]) -> Watch:
+    """Previews of the jobs told by their place in the grid."""
+    return lambda index, preview: progress.watch(places[index], preview)
 
 
 def _predict(progress: Progress, engines: Engines) -> None:

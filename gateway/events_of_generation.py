@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from analytics.events import Event, derived_id, new_id, utc_now
 from gateway.generation import Finished, Started
 from gateway.plans import View
@@ -29,19 +31,19 @@ def events_of_success(started: Started, finished: Finished, *, client_gone: bool
     attributes |= {"client_gone": "true"} if client_gone else {}
     attributes |= {"error": finished.fallback} if finished.fallback else {}
     attributes |= _company(finished)
-    common = {"grid": len(record.images), "prompt": record.prompt}
-    made = _made(finished)
-    # Several variants in one grid: the pictures say which, and the request as a whole has none.
-    whole = made[0] if record.variant is not None else {"variant_digest": record.variant_digest}
+    # Where arms share the grid, the pictures say what made them, and the request as a whole has neither steps nor guidance.
+    made = {} if record.variant is None else {"steps": record.variant.steps, "guidance": record.variant.guidance}
+    common = {"variant_digest": record.variant_digest, "grid": len(record.images), "prompt": record.prompt, **made}
     generation = _event(
-        started, "generation", **common, **whole, seed=started.seed, queue_ms=record.queue_ms, service_ms=record.service_ms,
+        started, "generation", **common, seed=started.seed, queue_ms=record.queue_ms, service_ms=record.service_ms,
         status=record.status, attributes=attributes,
     )  # fmt: skip
-    told = {**record.context, **record.facts}
+    told = {**record.context, **record.facts} if record.facts else record.context
     images = [
-        _event(started, "image", **common, **made[p.position], image_id=p.image_id, position=p.position, seed=p.seed, attributes=told)
-        for p in record.images
+        _event(started, "image", **common, image_id=p.image_id, position=p.position, seed=p.seed, attributes=told) for p in record.images
     ]
+    if started.draw.arms:
+        images = [msgspec.structs.replace(event, **own) for event, own in zip(images, _own(finished), strict=True)]
     return [*exposure(started), generation, *images]
 
 
@@ -64,16 +66,14 @@ def _noted(started: Started) -> dict[str, str]:
     return noted | draw.facts
 
 
-def _made(finished: Finished) -> list[dict[str, Any]]:
-    """By position: what made the picture; in a grid of several arms also its arm, and the propensity of its place."""
-    made: dict[int, dict[str, Any]] = {}
-    for part in finished.parts:
-        facts: dict[str, Any] = {"variant_digest": part.digest, "steps": part.variant.steps, "guidance": part.variant.guidance}
-        made |= dict.fromkeys(part.places, facts)
+def _own(finished: Finished) -> list[dict[str, Any]]:
+    """By position, of a grid of several arms: the picture's arm, the propensity of its place, and what made it."""
+    own = []
     for picture in finished.record.images:
-        if picture.arm:
-            made[picture.position] = {**made[picture.position], "arm": picture.arm, "propensity": picture.propensity}
-    return [made[place] for place in sorted(made)]
+        variant = finished.record.variants[picture.served]
+        own.append({"arm": picture.arm, "propensity": picture.propensity, "variant_digest": picture.variant_digest})
+        own[-1] |= {"steps": variant.steps, "guidance": variant.guidance}
+    return own
 
 
 def _company(finished: Finished) -> dict[str, str]:
@@ -88,13 +88,13 @@ def _company(finished: Finished) -> dict[str, str]:
 
 def _event(started: Started, kind: str, **facts: Any) -> Event:
     now = utc_now()
-    assigned = {"arm": started.arm, "propensity": started.draw.propensity}
     return Event(
-        **{"event_id": new_id(), "generation_id": started.generation_id, **assigned, **facts},
+        **{"event_id": new_id(), "generation_id": started.generation_id, "propensity": started.draw.propensity, **facts},
         kind=kind,
         occurred_at=started.created_at if kind == "exposure" else now,
         received_at=now,
         route=started.plan.route,
         experiment=started.experiment,
+        arm=started.draw.arm,
         unit=started.unit,
     )

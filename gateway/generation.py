@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,7 @@ from gateway.plans import Plan, View
 from gateway.problems import ClientGone, GenerationFailed, Overloaded, Unavailable, retry_after
 from gateway.sticky import Sticky
 from serving.errors import ModelError
-from serving.job import Job, Picture
+from serving.job import Picture
 from serving.variant import Variant
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Part(msgspec.Struct, frozen=True):
     served: str
     variant: Variant
     digest: str
-    places: tuple[int, ...]
+    places: Sequence[int]
     pictures: list[Picture]
     fallback: str = ""
 
@@ -156,14 +156,14 @@ async def render(
     `progress` hears of unfinished pictures and of the predicted time.
     Raises Overloaded with nothing begun; ClientGone when the client went away while some still waited; GenerationFailed.
     """
+    arms, every = started.draw.arms, range(len(started.order))
+    if not arms:
+        return _finished(started, (await _part(started, started.draw.arm, every, view, engines, gone, timeout_seconds, progress),))
 
-    def part(arm: str, places: tuple[int, ...]) -> Coroutine[Any, Any, Part]:
+    def part(arm: str, places: Sequence[int]) -> Coroutine[Any, Any, Part]:
         return _part(started, arm, places, view, engines, gone, timeout_seconds, progress)
 
-    n, arms = len(started.order), started.draw.arms
-    if not arms:
-        return _finished(started, (await part(started.arm, tuple(range(n))),))
-    places = {arm: tuple(place for place in range(n) if arms[place] == arm) for arm in started.draw.each_arm}
+    places = {arm: [place for place in every if arms[place] == arm] for arm in started.draw.each_arm}
     found = dict(zip(places, await asyncio.gather(*map(part, places, places.values()), return_exceptions=True), strict=True))
     if any(isinstance(one, Part) for one in found.values()):
         for arm in [arm for arm, one in found.items() if isinstance(one, Overloaded)]:
@@ -177,7 +177,7 @@ async def render(
 async def _part(
     started: Started,
     arm: str,
-    places: tuple[int, ...],
+    places: Sequence[int],
     view: View,
     engines: Engines,
     gone: asyncio.Event,
@@ -185,21 +185,11 @@ async def _part(
     progress: Progress | None,
 ) -> Part:
     """The pictures of one arm, or of none (`arm` empty), with what the route serves where the arm's own variant fails."""
-
-    async def made(name: str, fallback: str) -> Part:
-        variant = view.variants[name]
-        request, previews = started.request, progress.partial_images if progress else 0
-        seeds = started.seeds
-        jobs = [
-            Job(variant=variant, prompt=request.prompt, negative_prompt=request.negative_prompt or "", seed=seeds[place], previews=previews)
-            for place in places
-        ]
-        digest, pictures = await attempt(variant, jobs, places, engines, gone, timeout_seconds, progress)
-        return Part(arm, name, variant, digest, places, pictures, fallback)
-
-    own, route = arm or started.plan.serve, started.plan.serve
+    own, route, seeds = arm or started.plan.serve, started.plan.serve, started.seeds
+    asked = [seeds[place] for place in places]
     try:
-        return await made(own, "")
+        digest, pictures = await attempt(view.variants[own], started.request, asked, places, engines, gone, timeout_seconds, progress)
+        return Part(arm, own, view.variants[own], digest, places, pictures)
     except (Overloaded, ClientGone):
         raise
     except Exception as error:
@@ -209,7 +199,8 @@ async def _part(
         log.warning("arm %s of %s failed (%s); falling back to %s", own, started.experiment, error, route)
         cause = type(error).__name__
     try:
-        return await made(route, cause)
+        digest, pictures = await attempt(view.variants[route], started.request, asked, places, engines, gone, timeout_seconds, progress)
+        return Part(arm, route, view.variants[route], digest, places, pictures, cause)
     except ClientGone:
         raise
     except Exception as error:
@@ -219,7 +210,8 @@ async def _part(
 def _finished(started: Started, parts: tuple[Part, ...]) -> Finished:
     """What came of the parts of a request, with its provenance."""
     draw = started.draw
-    same = len({part.served for part in parts}) == 1
+    first, alone = parts[0], len(parts) == 1
+    same = alone or len({part.served for part in parts}) == 1
     pictures = [PictureRecord(new_id(), position, seed) for position, seed in enumerate(started.seeds)]
     if draw.arms:
         for part in parts:
@@ -232,9 +224,9 @@ def _finished(started: Started, parts: tuple[Part, ...]) -> Finished:
         route=started.plan.route,
         experiment=started.experiment,
         arm=started.arm,
-        served=parts[0].served if same else "",
-        variant=None if draw.arms else parts[0].variant,
-        variant_digest=parts[0].digest if same else "",
+        served=first.served if same else "",
+        variant=None if draw.arms else first.variant,
+        variant_digest=first.digest if same else "",
         unit=started.unit,
         anonymous=started.anonymous,
         propensity=draw.propensity,
@@ -242,8 +234,8 @@ def _finished(started: Started, parts: tuple[Part, ...]) -> Finished:
         negative_prompt=started.request.negative_prompt or "",
         size=started.size,
         status="failed" if any(part.fallback for part in parts) else "ok",
-        queue_ms=max(part.queue_ms for part in parts),
-        service_ms=max(part.service_ms for part in parts),
+        queue_ms=first.queue_ms if alone else max(part.queue_ms for part in parts),
+        service_ms=first.service_ms if alone else max(part.service_ms for part in parts),
         context=started.request.context or {},
         images=tuple(pictures),
         variants={part.served: part.variant for part in parts} if draw.arms else {},
