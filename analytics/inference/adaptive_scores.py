@@ -66,7 +66,7 @@ def arm_estimate(table: Table, arm: str) -> ArmEstimate | None:
         units=int(n),
         reached=int(units),
         smallest_propensity=float(table.smallest[rows, k].min()),
-        effective_units=n1**2 / float(table.n2[rows, k].sum()),
+        effective_units=n1 * (n1 / float(table.n2[rows, k].sum())),
     )
 
 
@@ -91,9 +91,9 @@ def contrast(table: Table, control: str, arm: str, *, hits: bool = False, until:
         return None
     own, apart = np.concatenate([slope_a, np.zeros(d)]), np.concatenate([-slope_a, slope_b])
     score, outcome = float(apart @ covariance @ apart), float(slope @ pooled @ slope)
-    if not (score > 0 and outcome > 0 and math.isfinite(score)):
-        return None
     count = int(table.reachable[rows][0].sum())
+    if not (score > 0 and outcome > 0 and math.isfinite(score) and units * (score / outcome) < 1e300):
+        return None
     return LinearContrast(
         control=a,
         difference=b - a,
@@ -101,7 +101,7 @@ def contrast(table: Table, control: str, arm: str, *, hits: bool = False, until:
         difference_variance=score / units,
         covariance=float(own @ covariance @ apart) / units,
         df=None,
-        units=max(1, round(units * score / (count * count * outcome))),
+        units=max(1, round(units * (score / outcome) / (count * count))),
     )
 
 

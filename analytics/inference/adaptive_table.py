@@ -40,7 +40,9 @@ class Table:
         self.places, self.stretches = [i for i, _ in kept], [s for _, s in kept]
         self.weights = np.array([[s.weights.get(arm, 0.0) for arm in arms] for _, s in kept], dtype=float).reshape(len(kept), len(arms))
         self.reachable = self.weights > 0
-        self._fill()
+        # Numbers near the ends of what doubles hold, or propensities near 0, end as infinite or NaN: nothing is told of them then.
+        with np.errstate(all="ignore"):
+            self._fill()
 
     def _fill(self) -> None:
         kept, d, shape = self.stretches, self.d, (len(self.stretches), len(self.arms))
@@ -67,8 +69,7 @@ class Table:
         self.first, self.a1, self.a2 = (added(apart * (n / e**power)[:, None]) for power in (0, 1, 2))
         self.second, self.b1, self.b2 = (added(square / (e**power)[:, None, None]) for power in (0, 1, 2))
         self.units: Array = self.n.sum(axis=1)
-        with np.errstate(all="ignore"):
-            self.propensity: Array = np.where(self.n > 0, self.n / self.n1, self.weights)
+        self.propensity: Array = np.where(self.n > 0, self.n / self.n1, self.weights)
         self.smallest: Array = np.full(shape, np.inf)
         np.minimum.at(self.smallest, at, e)
         self.before: Array = np.cumsum(self.n, axis=0) - self.n

@@ -1,6 +1,9 @@
 """Two arms of a bandit compared by scores on the logged propensities; never by the arms' own means."""
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from analytics.facts_of_designs import AllocationStretch
 from analytics.inference.adaptive_bound import difference_bounds
@@ -58,8 +61,9 @@ def shown_arms(table: Table, kind: str, arms: Sequence[str]) -> dict[str, Metric
     """What every unit would have done in each arm, estimated; nothing of a quantile."""
     found = {}
     for arm in arms:
-        estimate = None if kind == "quantile" else arm_estimate(table, arm)
-        if estimate is None:
+        with np.errstate(all="ignore"):
+            estimate = None if kind == "quantile" else arm_estimate(table, arm)
+        if estimate is None or not (math.isfinite(estimate.value) and math.isfinite(estimate.deviation)):
             found[arm] = MetricArm(arm=arm, n=0, mean=None, sd=None)
             continue
         found[arm] = MetricArm(arm=arm, n=estimate.units, mean=estimate.value, sd=estimate.deviation if estimate.units > 1 else None)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from analytics.designs import Bandit
 from analytics.experiment import Experiment
 from analytics.facts import ExperimentFacts, WeightPeriod
@@ -25,10 +27,11 @@ def adaptive_report(experiment: Experiment, facts: ExperimentFacts) -> AdaptiveR
         return None
     bandit, arms = experiment.bandit or Bandit(), list(experiment.arms)
     table = table_of(facts.allocation, experiment.primary, "mean", arms)
-    found = [_arm(table, arm) for arm in arms]
     others = [arm for arm in arms if arm != experiment.control]
     alpha = experiment.alpha / (len(others) if experiment.correction != "none" else 1)
-    differences = [one for arm in others if (one := _difference(table, arm, experiment.control, alpha)) is not None]
+    with np.errstate(all="ignore"):
+        found = [_arm(table, arm) for arm in arms]
+        differences = [one for arm in others if (one := _difference(table, arm, experiment.control, alpha)) is not None]
     drawn = sum(sum(period.units.values()) for period in facts.periods)
     known = int(table.units.sum())
     thin = [one.arm for one in found if one.smallest_propensity is not None and one.smallest_propensity < LOWEST_PROPENSITY - 1e-9]
@@ -75,7 +78,7 @@ def weights_over_time(periods: Sequence[WeightPeriod]) -> list[Weights]:
 def _arm(table: Table, arm: str) -> AdaptiveArm:
     rows = used(table, arm)
     estimate = arm_estimate(table, arm) if len(rows) else None
-    if estimate is None or estimate.units < SMALLEST_ARM:
+    if estimate is None or estimate.units < SMALLEST_ARM or not _finite(estimate.value, estimate.se, estimate.effective_units):
         return AdaptiveArm(arm=arm, units=estimate.units if estimate else 0, stretches=int(rows.sum()))
     single = fixed_horizon(table, arm)
     return AdaptiveArm(
@@ -86,8 +89,8 @@ def _arm(table: Table, arm: str) -> AdaptiveArm:
         effective_units=estimate.effective_units,
         value=estimate.value,
         se=estimate.se,
-        fixed_value=single.value if single else None,
-        fixed_se=single.se if single else None,
+        fixed_value=single.value if single and _finite(single.value, single.se) else None,
+        fixed_se=single.se if single and _finite(single.value, single.se) else None,
     )
 
 
@@ -98,13 +101,17 @@ def _difference(table: Table, arm: str, control: str, alpha: float) -> AdaptiveD
     if not len(rows) or table.n[rows][:, at].sum(axis=0).min() < SMALLEST_ARM:
         return None
     found = fixed_horizon(table, arm, control)
-    if found is None or not found.se > 0:
+    if found is None or not found.se > 0 or not _finite(found.value, found.se):
         return None
     value, se = found.value, found.se
     half = two_sided_critical(alpha, None) * se
     return AdaptiveDifference(
         arm=arm, vs=control, value=value, se=se, ci=(value - half, value + half), p_value=two_sided_p(value / se, None)
     )
+
+
+def _finite(*numbers: float) -> bool:
+    return all(map(math.isfinite, numbers))
 
 
 def _left_out(table: Table, arm: str, control: str) -> str:

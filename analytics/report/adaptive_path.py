@@ -60,7 +60,8 @@ def _row(period: WeightPeriod, arms: list[str]) -> tuple[list[int], list[float]]
 
 
 def _point(question: Question, arm: str, control: str, family: int, rules: Rules, until: int) -> tuple[float | None, Interval]:
-    contrast = adaptive_found(question, arm, control, until).contrast
+    with np.errstate(all="ignore"):
+        contrast = adaptive_found(question, arm, control, until).contrast
     if contrast is None or not contrast.control or not math.isfinite(contrast.statistic()):
         return None, UNBOUNDED
     p = two_sided_p(contrast.statistic(), None)

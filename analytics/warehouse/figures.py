@@ -138,7 +138,7 @@ class Figures:
     def by_draw(self, stretches: Stretches, where: str = "1") -> dict[str, list[dict[str, list[Draw]]]]:
         """Per metric, stretch and arm: units by the propensity that was logged when they were drawn. Those without one are left out."""
         bare = {name: Outcome(outcome.y, outcome.denominator) for name, outcome in self._shown().items()}
-        known = f"isFinite(chance) AND chance > 0 AND {where}"
+        known = f"isFinite(chance) AND chance > 0 AND chance <= 1 AND {where}"
         sums = read_sums(self._units, self._blocks(bare), ["arm", _period(stretches), "chance"], known) if stretches else {}
         result: dict[str, list[dict[str, list[Draw]]]] = {}
         for name, found in sums.items():
@@ -243,7 +243,7 @@ class Figures:
         each its standard error."""
         columns, timed = self._layout.work, f"notEmpty({self._layout.values['latency_p95_ms']})"
         keys = ["arm", _period(stretches), "chance"]
-        known = f"isFinite(chance) AND chance > 0 AND {timed}"
+        known = f"isFinite(chance) AND chance > 0 AND chance <= 1 AND {timed}"
         sums = read_sums(self._units, {"ms": [columns.latency]}, keys, known)["ms"] if stretches else {}
         drawn: list[dict[str, list[Draw]]] = [{} for _ in stretches]
         for (arm, period, chance), one in sorted(sums.items()):
@@ -251,7 +251,8 @@ class Figures:
         parts = [Stretch(weights=weights, draws=draws) for (_, weights), draws in zip(stretches, drawn, strict=True)]
         table = Table(parts, self._arms)
         found = {arm: estimate for arm in self._arms if (estimate := arm_estimate(table, arm)) is not None}
-        return {arm: Moments(n=one.units, mean=one.value, m2=one.se**2 * one.units * (one.units - 1)) for arm, one in found.items()}
+        told = {arm: one for arm, one in found.items() if math.isfinite(one.value) and math.isfinite(one.se)}
+        return {arm: Moments(n=one.units, mean=one.value, m2=one.se**2 * one.units * (one.units - 1)) for arm, one in told.items()}
 
     def _primary(self, key: str) -> dict[object, dict[str, Both]]:
         """The primary metric per value of the expression `key` and arm."""

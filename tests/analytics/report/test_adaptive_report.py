@@ -189,6 +189,38 @@ def test_nothing_yet() -> None:
     assert report_of(nobody).metrics[0].arms[0].mean is None
 
 
+@pytest.mark.parametrize(("value", "chance"), [(1e150, 0.3), (1e-160, 0.3), (1.0, 1e-200), (-1e150, 5e-324), (0.0, 0.3)])
+def test_numbers_at_the_ends_of_doubles_end_in_words(value: float, chance: float) -> None:
+    made, _ = drawn(16, stretches=3)
+    far = [
+        msgspec.structs.replace(
+            one,
+            draws={
+                name: {
+                    arm: [
+                        Draw(
+                            propensity=chance if arm == "soft" else d.propensity,
+                            joint=joint(*(value * np.arange(d.joint.n) for _ in d.joint.means)),
+                        )
+                        for d in draws
+                    ]
+                    for arm, draws in arms.items()
+                }
+                for name, arms in one.draws.items()
+            },
+        )
+        for one in made.allocation
+    ]
+    with np.errstate(all="raise"):
+        report = report_of(
+            msgspec.structs.replace(made, allocation=far), primary="likes", secondary=("like_rate", "likes_per_view", "score")
+        )
+    encoded = msgspec.json.encode(report.metrics) + msgspec.json.encode(report.adaptive) + msgspec.json.encode(report.path)
+    # `msgspec` writes numbers that are none as null; so nothing but what may be null is.
+    assert msgspec.json.encode(msgspec.json.decode(msgspec.json.encode(report), type=Report)) == msgspec.json.encode(report)
+    assert b"Infinity" not in encoded and max(map(len, to_text(report).splitlines())) <= 100
+
+
 def test_the_path_ends_where_the_report_stands() -> None:
     report = report_of(drawn(11, stretches=60, units=120)[0])
     assert [point.day.day for point in report.path] == [20, 21, 22]
