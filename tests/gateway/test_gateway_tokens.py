@@ -3,8 +3,10 @@
 import base64
 import os
 import stat
-from datetime import timedelta
+from datetime import datetime, timedelta
+from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +43,38 @@ def test_the_holder_learns_nothing():
     for secret in (b"vivid", b"ada", b"colours", b"hero", b"sha256"):
         assert secret not in raw
     assert SEALER.seal(CLAIMS) != TOKEN
+
+
+def test_a_picture_of_a_mixed_grid_has_an_arm_of_its_own():
+    own = Shown(new_id(), 1, "sha256:bb", "pale", 0.5)
+    mixed = msgspec.structs.replace(CLAIMS, arm="", propensity=None, images=(own,), facts={"block": "3"})
+    assert SEALER.open(SEALER.seal(mixed)) == mixed
+    assert mixed.arm_of(own) == "pale" and mixed.arm_of(None) == "" and CLAIMS.arm_of(CLAIMS.images[0]) == "vivid"
+
+
+def test_a_token_of_the_last_release_opens_and_that_release_opens_ours():
+    """It knew three fields of a picture and eight of a generation."""
+    known = msgspec.to_builtins(CLAIMS)[:8]
+    known[7] = [shown[:3] for shown in known[7]]
+
+    class ShownThen(msgspec.Struct, array_like=True):
+        image_id: UUID
+        position: int
+        variant_digest: str
+
+    class ClaimsThen(msgspec.Struct, array_like=True):
+        generation_id: UUID
+        issued_at: datetime
+        route: str
+        experiment: str
+        arm: str
+        unit: str
+        propensity: float | None
+        images: tuple[ShownThen, ...]
+
+    then = msgspec.convert(known, ClaimsThen)
+    assert SEALER.open(SEALER.seal(then)) == CLAIMS
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(CLAIMS), type=ClaimsThen) == then
 
 
 def test_another_gateways_token_is_refused():

@@ -75,6 +75,15 @@ async def test_pictures_stand_where_their_arm_was_drawn():
     # What the store keeps opens again.
     record = msgspec.json.decode(msgspec.json.encode(finished.record), type=type(finished.record))
     assert record == finished.record
+    # And so does what the last release kept: it knew nothing of arms by picture.
+    then = msgspec.to_builtins(finished.record) | {"arm": "vivid", "served": "vivid", "variant_digest": "sha256:v"}
+    then |= {
+        "variant": then["variants"]["a"],
+        "images": [{k: v for k, v in one.items() if k in ("image_id", "position", "seed")} for one in then["images"]],
+    }
+    del then["variants"], then["facts"]
+    claims = msgspec.convert(then, type(finished.record)).claims()
+    assert claims.arm == "vivid" and {(one.variant_digest, one.arm, one.propensity) for one in claims.images} == {("sha256:v", "", None)}
 
 
 async def test_a_request_that_is_let_in_is_drawn_whole_though_its_first_arm_fills_the_queue():
