@@ -38,7 +38,7 @@ def board(experiment: Experiment, duels: DuelFacts | None) -> BoardReport | None
     if rated:
         votes = votes_of(duels, [names[place] for place in rated])
         fit = davidson(votes) if ties_told(rated, won, tied) else bradley_terry(votes)
-    alone = [_alone(duels, place) for place in range(len(duels.meetings))]
+    alone = _alone(duels)
     corrected = holm([p for _, p in alone if p is not None], experiment.alpha)
     left = iter(corrected)
     adjusted = [next(left) if p is not None else None for _, p in alone]
@@ -80,15 +80,14 @@ def votes_of(duels: DuelFacts, arms: Sequence[str]) -> PairedVotes:
     """The votes between two of `arms`, numbered in that order, which has to be the alphabet's."""
     number = {name: place for place, name in enumerate(arms)}
     kept = [place for place, m in enumerate(duels.meetings) if m.first in number and m.second in number]
-    at = {old: new for new, old in enumerate(kept)}
-    rows, columns, values = [], [], []
-    for a, b, product in duels.products:
-        if a // 3 in at and b // 3 in at:
-            i, j = 3 * at[a // 3] + a % 3, 3 * at[b // 3] + b % 3
-            for row, column in {(i, j), (j, i)}:
-                rows.append(row)
-                columns.append(column)
-                values.append(float(product))
+    at = np.full(len(duels.meetings), -1)
+    at[kept] = np.arange(len(kept))
+    a, b, product = np.array(duels.products, dtype=np.int64).reshape(-1, 3).T
+    inside = (at[a // 3] >= 0) & (at[b // 3] >= 0)
+    i, j, value = (3 * at[a // 3] + a % 3)[inside], (3 * at[b // 3] + b % 3)[inside], product[inside].astype(np.float64)
+    mirrored = i != j
+    rows, columns = np.concatenate([i, j[mirrored]]), np.concatenate([j, i[mirrored]])
+    values = np.concatenate([value, value[mirrored]])
     met = [duels.meetings[place] for place in kept]
     return PairedVotes(
         len(arms),
@@ -161,14 +160,19 @@ def _score(meeting: Meeting) -> float:
     return (meeting.won + meeting.tied / 2) / meeting.votes
 
 
-def _alone(duels: DuelFacts, place: int) -> tuple[float, float | None]:
-    """Of a pair by itself, raters as clusters: the error of its score, and the p-value of "alike", whose error is taken at 1/2."""
-    meeting = duels.meetings[place]
-    own = {(a % 3, b % 3): product for a, b, product in duels.products if a // 3 == place and b // 3 == place}
+def _alone(duels: DuelFacts) -> list[tuple[float, float | None]]:
+    """Of each pair by itself, raters as clusters: the error of its score, and the p-value of "alike", whose error is taken at 1/2."""
+    own: list[list[tuple[int, int, int]]] = [[] for _ in duels.meetings]
+    for a, b, product in duels.products:
+        if a // 3 == b // 3:
+            own[a // 3].append((a % 3, b % 3, product))
+    return [_of_pair(meeting, products) for meeting, products in zip(duels.meetings, own, strict=True)]
 
+
+def _of_pair(meeting: Meeting, products: Sequence[tuple[int, int, int]]) -> tuple[float, float | None]:
     def spread(centre: float) -> float:
         said = (1 - centre, -centre, 0.5 - centre)
-        return math.fsum((1 if a == b else 2) * said[a] * said[b] * product for (a, b), product in own.items())
+        return math.fsum((1 if a == b else 2) * said[a] * said[b] * product for a, b, product in products)
 
     score = _score(meeting)
     error, at_half = math.sqrt(max(spread(score), 0.0)) / meeting.votes, spread(0.5)
