@@ -31,8 +31,11 @@ def read_allocation(figures: Figures, stretches: Stretches, where: str = "1") ->
 def read_mature(
     warehouse: Warehouse, name: str, experiment: Experiment, metrics: Mapping[str, Metric], exposed_before: datetime
 ) -> list[AllocationPeriod]:
-    """The primary metric of the units first exposed before a time, for the next weights. Raises LookupError (no tables), OSError."""
+    """The primary metric of the units first exposed before a time, for the next weights; none where it is no
+    proportion or mean per unit. Raises LookupError (no tables), OSError."""
     primary = experiment.primary
+    if primary not in metrics or metrics[primary].inferred_as not in ("proportion", "mean"):
+        return []
     only = {primary: metrics[primary]}
     controls = read_controls(warehouse, Scope(name, None))
     # Nothing from before exposures is asked for: no days of it are loaded.
