@@ -1,9 +1,12 @@
 """The board of a duel in a report: numbers by arithmetic, arms without one, circles, sides, and its text and page."""
 
 import math
+from itertools import combinations
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from paired_cases import Row, drawn, facts, names
 from report_cases import experiment
 from scipy import stats
@@ -110,4 +113,19 @@ def test_text_is_narrow_and_the_page_escapes() -> None:
     assert max(map(len, lines)) <= 100 and "the 10 clearest of 15" in text(report)
     named = msgspec.structs.replace(report, standings=[msgspec.structs.replace(report.standings[0], arm="<b>")])
     assert "&lt;b&gt;" in board_section(named) and "<b>" not in board_section(named)
+    assert msgspec.json.decode(msgspec.json.encode(report), type=BoardReport) == report
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.integers(0, 2), st.sampled_from([1, 1, 3, 400])), min_size=1, max_size=14)
+)
+def test_whatever_people_vote_there_is_a_board(votes: list[tuple[int, int, int, int]]) -> None:
+    """Sparse, one-sided, contradictory, all ties: arms with a number are rated by votes that connect them, ranks are in range."""
+    pairs = list(combinations(range(4), 2))
+    report = found([(rater, *pairs[pair], outcome) for rater, pair, outcome, times in votes for _ in range(times)], 4)
+    rated = [s for s in report.standings if s.elo is not None]
+    assert len(report.standings) == 4 and len(rated) != 1 and all(s.why for s in report.standings if s.elo is None)
+    assert sum(s.elo for s in rated) == pytest.approx(1000 * len(rated))
+    assert all(1 <= s.ranks[0] <= s.rank <= s.ranks[1] <= len(rated) for s in rated)
     assert msgspec.json.decode(msgspec.json.encode(report), type=BoardReport) == report
