@@ -106,7 +106,7 @@ def _of_metric(metric: MetricReport) -> Iterator[Formula]:
     for comparison in metric.comparisons:
         yield from of_comparison(comparison)
         parts = (
-            (comparison.always_valid, GUARANTEED if metric.kind == "preference" else SEQUENCES),
+            (None if metric.kind == "preference" else comparison.always_valid, SEQUENCES),
             (comparison.guaranteed, GUARANTEED),
             (comparison.group_sequential, GROUP_SEQUENTIAL),
             (comparison.bayes, BAYES),

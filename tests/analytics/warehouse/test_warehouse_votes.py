@@ -11,6 +11,7 @@ import pytest
 from analytics.events import Event, derived_id, new_id
 from analytics.experiment import Exclusion, Experiment, Guardrail, Metric
 from analytics.report.build import build_report, rebuild
+from analytics.report.page import to_html
 from analytics.report.text import to_text
 from analytics.warehouse.client import Warehouse
 from analytics.warehouse.facts import read_facts
@@ -206,6 +207,7 @@ def test_report_of_a_duel(warehouse: Warehouse) -> None:
     others = next(pair for pair in report.preference.pairs if "base" not in (pair.arm, pair.vs))
     assert others.p_value > 0.01 and others.e_value < 10
     assert {arm.arm: arm.weight for arm in report.arms} == pytest.approx({"base": 1 / 3, "bold": 1 / 3, "calm": 1 / 3})
+    assert "<h2>Preference</h2>" in to_html(report)
     assert "Preference" in to_text(report) and "docs/statistics/preference.md" in report.formulas.values()
 
 
