@@ -91,9 +91,9 @@ class PairVotes(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def leaning(self) -> tuple[int, int, int]:
         """People who lean to `arm`, from it, neither."""
-        sides = (lambda x: x > 0.5, lambda x: x < 0.5, lambda x: x == 0.5)
-        to, away, neither = (sum(count for score, count in self.scores if side(score)) for side in sides)
-        return to, away, neither
+        to = sum(count for score, count in self.scores if score > 0.5)
+        away = sum(count for score, count in self.scores if score < 0.5)
+        return to, away, self.people - to - away
 
     @property
     def score(self) -> Moments:

@@ -103,6 +103,6 @@ def _capped(shares: Mapping[str, float], caps: Mapping[str, float]) -> dict[str,
 
 
 def _exact(shares: Mapping[str, float]) -> dict[str, float]:
-    """The same, with the rounding error in the largest, so that the sum is 1 and no more or less."""
+    """The same, with the rounding error in the largest, so that the sum is 1 to the last place."""
     largest = max(shares, key=lambda arm: shares[arm])
     return {**shares, largest: 1 - math.fsum(share for arm, share in shares.items() if arm != largest)}
