@@ -196,11 +196,11 @@ def main() -> int:
     print(
         f"{'pairs':<9}"
         + "".join(f"{f'after {(number + 1) * 2 * raters:,} votes':<22}" for number in columns)
-        + "votes to 80 %   to 90 %   runs"
+        + "votes to 80 %   to 90 %       runs"
     )
     for name, right in found.items():
         shares = "".join(f"{with_error(right[:, number]):<22}" for number in columns)
-        print(f"{name:<9}{shares}{votes_to(right, 0.8, 2 * raters):<16}{votes_to(right, 0.9, 2 * raters):<10}{runs:,}")
+        print(f"{name:<9}{shares}{votes_to(right, 0.8, 2 * raters):<16}{votes_to(right, 0.9, 2 * raters):<14}{runs:,}")
     print(f"\n{sum(held)} of {len(held)} lines keep their intervals, in {time.perf_counter() - began:.0f} s")
     return 0 if all(held) else 1
 
