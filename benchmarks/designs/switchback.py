@@ -6,10 +6,8 @@ Every line: an estimate ± its Monte Carlo standard error and what it should be.
 are shared by all of a block. The truth is what the same blocks would have shown under each arm. Exits with 1 when a claim fails.
 """
 
-import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,8 +22,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "statistics")]
 
 import numpy as np  # noqa: E402
 from claims import Claim  # noqa: E402
-from machine import machine  # noqa: E402
-from simulation import Simulation, Values, all_measured, cores  # noqa: E402
+from simulation import Simulation, Values  # noqa: E402
+from told import told  # noqa: E402
 
 from analytics.facts_of_designs import BlockFacts, BlockTotals  # noqa: E402
 from analytics.inference.newey_west import newey_west_se  # noqa: E402
@@ -218,30 +216,7 @@ def simulations() -> list[Simulation]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few runs: does it run, and is nothing far off")
-    parser.add_argument("--only", metavar="WORD", help="simulations whose name contains this")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--processes", type=int, default=cores())
-    arguments = parser.parse_args(given)
-    chosen = [one for one in simulations() if (arguments.only or "").lower() in one.name.lower()]
-    if not chosen:
-        parser.error(f"no simulation has {arguments.only!r} in its name")
-    began = time.perf_counter()
-    print(machine("salon", "numpy", "scipy"))
-    print(f"seed {arguments.seed}, {'quick' if arguments.quick else 'full'}, {arguments.processes} processes", flush=True)
-    group, failed = "", []
-    for outcome in all_measured(chosen, arguments.quick, arguments.seed, arguments.processes):
-        if outcome.simulation.group != group:
-            group = outcome.simulation.group
-            print(f"\n{group}")
-        for verdict in outcome.verdicts:
-            print(verdict.line(), flush=True)
-        for problem in outcome.problems:
-            print(f"  {problem}  FAILED", flush=True)
-        failed += [v.claim.text for v in outcome.verdicts if not v.ok] + outcome.problems
-    print(f"\nin {time.perf_counter() - began:.0f} s; {len(failed)} lines failed")
-    return 1 if failed else 0
+    return told(__doc__, simulations(), 7, given)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ Every line: an estimate ± its Monte Carlo standard error, what it should be, ho
 the estimate is off by more than the slack printed and three standard errors. Exits with 1 when a claim fails.
 """
 
-import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 # Many small problems on few cores: threads inside numpy would only stand in each other's way.
@@ -24,8 +22,8 @@ import fixed_horizon  # noqa: E402
 import guardrails  # noqa: E402
 import hourly  # noqa: E402
 import sample_ratios  # noqa: E402
-from machine import machine  # noqa: E402
-from simulation import Simulation, all_measured, cores  # noqa: E402
+from simulation import Simulation  # noqa: E402
+from told import told  # noqa: E402
 
 
 def simulations() -> list[Simulation]:
@@ -40,34 +38,7 @@ def simulations() -> list[Simulation]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few runs: does it run, and is nothing far off")
-    parser.add_argument("--only", metavar="WORD", help="simulations whose name or group contains this")
-    parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=cores())
-    arguments = parser.parse_args()
-    wanted = (arguments.only or "").lower()
-    chosen = [one for one in simulations() if wanted in one.name.lower() or wanted in one.group.lower()]
-    if not chosen:
-        parser.error(f"no simulation has {arguments.only!r} in its name")
-    began = time.perf_counter()
-    print(machine("salon", "numpy", "scipy"))
-    print(f"seed {arguments.seed}, {'quick' if arguments.quick else 'full'}, {arguments.processes} processes", flush=True)
-    group, claims, failed = "", 0, []
-    for outcome in all_measured(chosen, arguments.quick, arguments.seed, arguments.processes):
-        if outcome.simulation.group != group:
-            group = outcome.simulation.group
-            print(f"\n{group}")
-        for verdict in outcome.verdicts:
-            print(verdict.line(), flush=True)
-        for problem in outcome.problems:
-            print(f"  {problem}  FAILED", flush=True)
-        claims += len(outcome.verdicts) + len(outcome.problems)
-        failed += [v.claim.text for v in outcome.verdicts if not v.ok] + outcome.problems
-    print(f"\n{claims - len(failed)} of {claims} lines hold, in {time.perf_counter() - began:.0f} s")
-    for text in failed:
-        print(f"FAILED  {text}")
-    return 1 if failed else 0
+    return told(__doc__, simulations(), 5)
 
 
 if __name__ == "__main__":
