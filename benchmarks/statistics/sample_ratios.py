@@ -56,14 +56,22 @@ def _measure(periods: tuple[tuple[int, float], ...], shift: float) -> Callable[[
 
     def run(rng: Generator, runs: int) -> Values:
         treated = rng.binomial(A_DAY, weights[of_day] + shift, (runs, DAYS))
-        log_e, chi, naive = np.zeros((runs, DAYS)), np.zeros((runs, DAYS)), np.zeros((runs, DAYS))
+        fresh, carried, chi, naive = (np.zeros((runs, DAYS)) for _ in range(4))
+        before, expected = np.zeros((runs, 1)), 0.0
         apart, variance = np.zeros((runs, DAYS)), np.zeros(DAYS)
         for place, weight in enumerate(weights):
             mine = of_day == place
             b, n = np.cumsum(treated * mine, axis=1), np.cumsum(mine) * A_DAY
-            log_e += _log_e(n - b, b, float(weight))
+            fresh += _log_e(n - b, b, float(weight), float(weight), CONCENTRATION)
+            # What the arms got beyond their weights in the periods before, taken for what they will get.
+            first, known = float(weights[0]), A_DAY * int((of_day < place).sum())
+            lean_b = weight * (CONCENTRATION * first + before) / (CONCENTRATION * first + expected)
+            lean_a = (1 - weight) * (CONCENTRATION * (1 - first) + known - before) / (CONCENTRATION * (1 - first) + known - expected)
+            carried += _log_e(n - b, b, float(weight), lean_b / (lean_a + lean_b), CONCENTRATION + float(known))
+            before, expected = before + b[:, -1:], expected + float(weight) * float(n[-1])
             apart += b - n * weight
             variance += n * weight * (1 - weight)
+        log_e = np.logaddexp(fresh, carried) - math.log(2)
         chi = chdtrc(1, apart**2 / variance)
         n, last = A_DAY * np.arange(1, DAYS + 1), weights[of_day]
         naive = chdtrc(1, (np.cumsum(treated, axis=1) - n * last) ** 2 / (n * last * (1 - last)))
@@ -84,11 +92,12 @@ def _measure(periods: tuple[tuple[int, float], ...], shift: float) -> Callable[[
     return run
 
 
-def _log_e(a: Rows, b: Rows, weight: float) -> Rows:
-    """ln of the Dirichlet-multinomial Bayes factor of two arms (Lindon & Malek 2022, arXiv 2011.03567)."""
-    shares = ((a, 1 - weight), (b, weight))
-    gained = sum(gammaln(CONCENTRATION * s + n) - gammaln(CONCENTRATION * s) - n * math.log(s) for n, s in shares)
-    return np.asarray(gained - gammaln(CONCENTRATION + a + b) + gammaln(CONCENTRATION))
+def _log_e(a: Rows, b: Rows, weight: float, leaning: float | Rows, known: float) -> Rows:
+    """ln of the Dirichlet-multinomial Bayes factor of two arms (Lindon & Malek 2022, arXiv 2011.03567) whose prior leans to
+    `leaning` for b, worth `known` units."""
+    shares = ((a, 1 - weight, 1 - leaning), (b, weight, leaning))
+    gained = sum(gammaln(known * prior + n) - gammaln(known * prior) - n * math.log(s) for n, s, prior in shares)
+    return np.asarray(gained - gammaln(known + a + b) + gammaln(known))
 
 
 def _compare(periods: tuple[tuple[int, float], ...], of_day: Rows, treated: Rows, day: int, log_e: float, chi: float) -> None:
