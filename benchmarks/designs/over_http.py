@@ -211,10 +211,10 @@ def won_against(a: float, b: float) -> float:
 
 
 def places_told(position: Any) -> str:
-    """What the report says of the places, as JSON, shortened."""
-    import json
-
-    return json.dumps(position)[:400] if position else "nothing"
+    """How much the report says that each place is looked at, with its interval."""
+    cells = [cell["examination"] for grid in position["grids"] for cell in grid["cells"]] if position else []
+    told = [f"{cell['value']:.2f} ({cell['ci'][0]:.2f} to {cell['ci'][1]:.2f})" for cell in cells if cell]
+    return ", ".join(told) or "nothing yet"
 
 
 async def duel(door: Door, chance: random.Random, quick: bool, restart: Callable[[], Awaitable[None]]) -> list[str]:
@@ -251,10 +251,15 @@ async def duel(door: Door, chance: random.Random, quick: bool, restart: Callable
 
 
 def board(report: Any) -> list[str]:
-    """What the report's board says, as JSON, shortened."""
-    import json
-
-    return [f"  board: {json.dumps(report)[:700]}"] if report else ["  WRONG no board"]
+    """The report's board: Elo with its interval, and the ranks that are not excluded."""
+    if not report:
+        return ["  WRONG no board"]
+    found = []
+    for one in report["standings"]:
+        span = "no interval" if one["elo_ci"] is None or one["elo_ci"][0] is None else f"{one['elo_ci'][0]:.0f} to {one['elo_ci'][1]:.0f}"
+        ranks = "to".join(f" {rank} " for rank in one["ranks"]).strip() if one["ranks"] else "none"
+        found.append(f"{one['arm']} {one['elo']:.0f} ({span}), rank {ranks}" if one["elo"] is not None else f"{one['arm']}: {one['why']}")
+    return [f"  {report['model']}: {'; '.join(found)}"]
 
 
 async def switchback(door: Door, chance: random.Random, quick: bool, restart: Callable[[], Awaitable[None]]) -> list[str]:
