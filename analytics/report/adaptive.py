@@ -7,6 +7,7 @@ import msgspec
 
 from analytics.inference.contrast import Interval
 from analytics.report.columns import table, wrap
+from analytics.report.html_table import html_table
 from analytics.report.words import number, p_value, percent
 
 MOST_ROWS = 14
@@ -82,12 +83,12 @@ def adaptive_section(report: AdaptiveReport | None) -> str:
     """For the page; empty without it."""
     if report is None:
         return ""
-    parts = [_rows(ARMS, _arms(report)), f'<p class="legend">{escape(_note(report))}</p>']
+    parts = [html_table(ARMS, _arms(report)), f'<p class="legend">{escape(_note(report))}</p>']
     if report.differences:
-        parts.append(_rows(DIFFERENCES, _differences(report)))
+        parts.append(html_table(DIFFERENCES, _differences(report)))
     parts += [f"<p>{escape(sentence)}</p>" for sentence in report.left_out]
     if report.weights:
-        parts.append(_rows(["since (UTC)", "units", *(one.arm for one in report.arms)], _weights(report)))
+        parts.append(html_table(["since (UTC)", "units"], _weights(report), [one.arm for one in report.arms]))
     return f"<section><h2>{escape(_title(report))}</h2>{''.join(parts)}</section>"
 
 
@@ -130,9 +131,3 @@ def _weights(report: AdaptiveReport) -> list[list[str]]:
         [f"{one.since:%Y-%m-%d %H:%M}", f"{one.units:,}", *(percent(one.weights.get(arm.arm, 0.0)) for arm in report.arms)]
         for one in report.weights[-MOST_ROWS:]
     ]
-
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(word[0].upper() + word[1:])}</th>" for word in header)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

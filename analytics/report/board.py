@@ -6,6 +6,7 @@ import msgspec
 
 from analytics.inference.contrast import Interval
 from analytics.report.columns import table, wrap
+from analytics.report.html_table import html_table
 from analytics.report.words import p_value, percent, plural
 
 # A terminal gets those that speak most clearly; the page has all.
@@ -109,8 +110,8 @@ def board_section(report: BoardReport | None) -> str:
     listed = "".join(f"<li>{escape(words)}</li>" for words in (*whys, *said(report)))
     pairs = ""
     if len(report.standings) > 2 and report.encounters:
-        pairs = _html(["Pair", "Votes", "Score", "Interval", "The board says", "p"], [_pair_row(e) for e in report.encounters])
-    standings = _html([name.capitalize() for name in _header(report)], [_row(standing) for standing in report.standings])
+        pairs = html_table(["pair", "votes", "score", "interval", "the board says", "p"], [_pair_row(e) for e in report.encounters])
+    standings = html_table(_header(report), [_row(standing) for standing in report.standings])
     return (
         f'<section class="board"><h2>Board</h2><p class="lead">{escape(_title(report))}</p>{standings}{pairs}'
         f'<ul class="quiet">{listed}</ul></section>'
@@ -175,9 +176,3 @@ def _pair_row(e: Encounter) -> list[str]:
         "–" if e.expected is None else percent(e.expected),
         p_value(e.p_value),
     ]
-
-
-def _html(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -6,6 +6,7 @@ import msgspec
 
 from analytics.inference.contrast import Interval
 from analytics.report.columns import table, wrap
+from analytics.report.html_table import html_table
 from analytics.report.words import p_value, percent, plural, signed, span
 
 CELL_HEADER = ("cell", "pictures", "rate", "looked at", "interval")
@@ -115,9 +116,9 @@ def position_section(report: PositionReport | None) -> str:
     parts = []
     for grid in report.grids:
         parts.append(f"<h3>{escape(_title(grid))}</h3>")
-        parts += [_table(CELL_HEADER, _cell_rows(grid))] if grid.cells else []
-        parts += [_table(ARM_HEADER, _arm_rows(grid))] if grid.arms else []
-        parts += [_table(LIFT_HEADER, lifts)] if (lifts := _lift_rows(grid)) else []
+        parts += [html_table(CELL_HEADER, _cell_rows(grid))] if grid.cells else []
+        parts += [html_table(ARM_HEADER, _arm_rows(grid))] if grid.arms else []
+        parts += [html_table(LIFT_HEADER, lifts)] if (lifts := _lift_rows(grid)) else []
         parts += [f"<p>{escape(sentence)}</p>" for sentence in _sentences(grid)]
     return f'<section><h2>Position</h2>{"".join(parts)}<p class="legend">{escape(_note(report))}</p></section>'
 
@@ -173,9 +174,3 @@ def _lift_rows(grid: GridReport) -> list[list[str]]:
 def _shares(ci: Interval) -> str:
     low, high = ci
     return "unbounded" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
-
-
-def _table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{escape(word[:1].upper() + word[1:] if word.islower() else word)}</th>" for word in header)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

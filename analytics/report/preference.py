@@ -5,6 +5,7 @@ from html import escape
 import msgspec
 
 from analytics.report.columns import table, wrap
+from analytics.report.html_table import html_table
 from analytics.report.words import p_value, percent, plural
 
 HEADER = ["metric", "arm", "against", "prefers", "people for", "against it", "torn", "votes", "sign p", "at any look"]
@@ -48,9 +49,7 @@ def preference_section(report: PreferenceReport | None) -> str:
     """For the page; empty without it."""
     if report is None or not report.pairs:
         return ""
-    head = "".join(f"<th>{escape(word[0].upper() + word[1:])}</th>" for word in HEADER)
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(report))
-    shown = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    shown = html_table(HEADER, _rows(report))
     return f'<section><h2>Preference</h2><p>{escape(_counted(report))}</p>{shown}<p class="legend">{escape(NOTE)}</p></section>'
 
 

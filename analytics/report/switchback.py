@@ -8,6 +8,7 @@ from analytics.inference.contrast import Interval
 from analytics.inference.randomisation import Randomisation
 from analytics.inference.switchback import CarryOver
 from analytics.report.columns import table, wrap
+from analytics.report.html_table import html_table
 from analytics.report.words import p_value, plural
 
 HEADER = ["metric", "arm", "difference", "Newey-West", "p", "randomisation p", "foretold"]
@@ -65,9 +66,8 @@ def switchback_section(report: SwitchbackReport | None) -> str:
     """For the page; empty without it."""
     if report is None:
         return ""
-    head = "".join(f"<th>{escape(word[0].upper() + word[1:])}</th>" for word in HEADER)
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in _rows(report))
-    shown = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>' if rows else ""
+    rows = _rows(report)
+    shown = html_table(HEADER, rows) if rows else ""
     legend = f'<p class="legend">{escape(_note(report))}</p>' if rows else ""
     carried = "".join(f"<p>{escape(sentence)}</p>" for sentence in _carried(report))
     return f"<section><h2>Switchback</h2><p>{escape(_blocks(report))}</p>{shown}{legend}{carried}</section>"
