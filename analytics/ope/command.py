@@ -27,7 +27,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     of_file.add_argument("--reward", metavar="COL", help="what came of it, a number")
     of_file.add_argument("--propensity", metavar="COL", help="the chance that the draw had to show it")
     of_file.add_argument("--position", metavar="COL", help="where it was shown; the policy has probabilities for each")
-    of_file.add_argument("--context", metavar="COL", action="append", default=[], help="known before the draw; policies may depend on it")
+    of_file.add_argument(
+        "--context", metavar="COL", action="extend", nargs="+", default=[], help="known before the draw; policies may depend on it"
+    )
     of_file.add_argument("--unit", metavar="COL", help="whose rows they are: errors are then clustered (default: rows are independent)")
     of_file.add_argument(
         "--prediction",

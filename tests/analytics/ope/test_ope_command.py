@@ -44,6 +44,9 @@ def test_wrong_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     single = write(tmp_path / "single.csv", drawn(50) | {"who": ["ada"] * 50})
     assert "column 'who' has one unit alone" in said(single, *ASKED, "--unit", "who")
     assert "column 'item' is named for two things" in said(log, *ASKED, "--context", "item")
+    # Several at once, or one after the other.
+    for several in (("--context", "country", "item"), ("--context", "country", "--context", "item")):
+        assert "column 'item' is named for two things" in said(log, *ASKED, *several)
     assert "--reward names a column of a file, and 'vivid-colours' is none" in said("vivid-colours", "--reward", "click")
     assert ope(capsys, tmp_path / "none.csv", *ASKED, "--policy", asked)[0] == 1
 
