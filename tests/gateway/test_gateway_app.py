@@ -252,9 +252,9 @@ def test_doctor_knows_an_old_log_beside_a_newer_warehouse(tmp_path, model):
 
 def test_feedback_on_what_an_erased_unit_was_shown_brings_nobody_back(live):
     salon = live()
-    before, other = (salon.client.generate("a cat", user=user, n=2) for user in ("ada", "bob"))
+    before, other = (salon.client.generate("a cat", user=user, n=2) for user in ("olga", "bob"))
     salon.events("image", 4)
-    salon.client.forget("ada")
+    salon.client.forget("olga")
     for again in (False, True):
         if again:
             # The list outlives the process.
@@ -268,8 +268,8 @@ def test_feedback_on_what_an_erased_unit_was_shown_brings_nobody_back(live):
         assert [result["status"] for result in salon.client.send(batch)] == ["rejected", "accepted"]
         with pytest.raises(GatewayError, match="404"):
             salon.client.preference(other.images[0].image_id, before.images[0].image_id)
-        back = salon.client.generate("a cat", user="ada")
+        back = salon.client.generate("a cat", user="olga")
         assert salon.client.feedback("like", token=back.token)["status"] == "accepted"
-    kept = [event.generation_id for _, event in salon.gateway.event_log.read(0, 100_000) if event.unit == "ada"]
+    kept = [event.generation_id for _, event in salon.gateway.event_log.read(0, 100_000) if event.unit == "olga"]
     assert kept and before.generation_id not in map(str, kept)
-    assert "ada" not in (salon.gateway.config.var / "state/erased.jsonl").read_text()
+    assert "olga" not in (salon.gateway.config.var / "state/erased.jsonl").read_text()
