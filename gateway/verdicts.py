@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from analytics.decision import SMALLEST_SAMPLE
 from analytics.designs import MIXED
 from gateway import changes
 from gateway.changes import Draft
@@ -84,6 +83,9 @@ def carry_out(draft: Draft, config: Config, found: Verdict) -> None:
 
 def _harmed(life: Life, report: "Report") -> tuple[str, ...]:
     """Every arm with a weight, large enough to tell, that is established worse than a guardrail's margin."""
+    # Here, so that a gateway starts without scipy.
+    from analytics.decision import SMALLEST_SAMPLE
+
     found = []
     for metric in report.metrics:
         sizes = {arm.arm: arm.n for arm in metric.arms}

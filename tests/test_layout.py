@@ -1,6 +1,8 @@
 """The house: imports run one way, files stay small, every folder says what it is for."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,10 @@ def test_folders_say_what_they_are_for_and_files_have_one_job(room: str) -> None
             assert len(ast.get_docstring(ast.parse(text)).splitlines()) <= 2
     for folder in {f.parent for f in (ROOT / room).rglob("*.py")}:
         assert (folder / "__init__.py").exists(), f"{folder.relative_to(ROOT)} has no __init__.py"
+
+
+def test_a_gateway_starts_without_what_reports_and_pictures_need() -> None:
+    """Statistics, engines and an embedded warehouse are loaded when they are first needed: a start is quick and small."""
+    heavy = ("scipy", "chdb", "torch", "onnxruntime", "clickhouse_connect")
+    program = f"import sys, gateway.serve; found = [name for name in {heavy} if name in sys.modules]; assert not found, found"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
